@@ -1,0 +1,121 @@
+"""PostgreSQL arrays in binary, packed by hand: one parameter per column, whatever the number of rows.
+
+A list given to psycopg is dumped element by element and its type depends on its values, so the same statement would be
+prepared again and again. These wrappers have one fixed type each and are packed in one pass.
+Format: PostgreSQL manual, "array_send": ndim, has-null flag, element oid, length, lower bound, then (length, bytes) each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+_HEAD: Final = struct.Struct(">iiIii")
+_NULL: Final = struct.pack(">i", -1)
+_INT8: Final = struct.Struct(">iq")
+_INT4: Final = struct.Struct(">ii")
+_LEN: Final = struct.Struct(">i").pack
+_TRUE: Final = b"\x00\x00\x00\x01\x01"
+_FALSE: Final = b"\x00\x00\x00\x01\x00"
+PG_EPOCH_US: Final = 946_684_800_000_000
+"""2000-01-01 in microseconds since 1970: PostgreSQL counts from there."""
+
+
+class PgArray:
+    """An array parameter, packed already. Make one with `int8`, `int4`, `text`, `json`, `uuid`, `bytea`, `bools`, `times`."""
+
+    __slots__ = ("packed",)
+    oid: int = 0
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+
+
+class _Dumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Any) -> Buffer:
+        return bytes(obj.packed)
+
+
+_ELEMENT_OIDS: Final[dict[str, tuple[int, int]]] = {
+    # name: (element oid, array oid), from the catalog pg_type
+    "int8": (20, 1016),
+    "int4": (23, 1007),
+    "text": (25, 1009),
+    "json": (114, 199),
+    "uuid": (2950, 2951),
+    "bytea": (17, 1001),
+    "bool": (16, 1000),
+    "timestamptz": (1184, 1185),
+}
+_CLASSES: Final[dict[str, type[PgArray]]] = {
+    name: type(f"Pg_{name}", (PgArray,), {"__slots__": (), "oid": oids[1]}) for name, oids in _ELEMENT_OIDS.items()
+}
+
+
+def register(conn: psycopg.Connection[Any]) -> None:
+    """Teach a connection to send these arrays."""
+    for name, cls in _CLASSES.items():
+        dumper = type(f"{name}ArrayDumper", (_Dumper,), {"oid": _ELEMENT_OIDS[name][1]})
+        conn.adapters.register_dumper(cls, dumper)
+
+
+def _array(name: str, parts: Sequence[bytes], has_null: bool) -> PgArray:
+    element = _ELEMENT_OIDS[name][0]
+    if not parts:
+        return _CLASSES[name](struct.pack(">iiI", 0, 0, element))
+    return _CLASSES[name](_HEAD.pack(1, int(has_null), element, len(parts), 1) + b"".join(parts))
+
+
+def _ints(name: str, packer: struct.Struct, width: int, values: Iterable[int | None]) -> PgArray:
+    pack = packer.pack
+    parts = [_NULL if v is None else pack(width, v) for v in values]
+    return _array(name, parts, _NULL in parts)
+
+
+def int8(values: Iterable[int | None]) -> PgArray:
+    return _ints("int8", _INT8, 8, values)
+
+
+def int4(values: Iterable[int | None]) -> PgArray:
+    return _ints("int4", _INT4, 4, values)
+
+
+def times(values: Iterable[int | None]) -> PgArray:
+    """timestamptz[] from microseconds since 1970."""
+    return _ints("timestamptz", _INT8, 8, (None if v is None else v - PG_EPOCH_US for v in values))
+
+
+def _bytes(name: str, values: Iterable[bytes | None]) -> PgArray:
+    size = _LEN
+    parts = [_NULL if v is None else size(len(v)) + v for v in values]
+    return _array(name, parts, _NULL in parts)
+
+
+def text(values: Iterable[str | None]) -> PgArray:
+    return _bytes("text", (None if v is None else v.encode() for v in values))
+
+
+def json(values: Iterable[bytes | None]) -> PgArray:
+    """json[] from canonical text, already UTF-8."""
+    return _bytes("json", values)
+
+
+def uuid(values: Iterable[bytes | None]) -> PgArray:
+    return _bytes("uuid", values)
+
+
+def bytea(values: Iterable[bytes | None]) -> PgArray:
+    return _bytes("bytea", values)
+
+
+def bools(values: Iterable[bool | None]) -> PgArray:
+    parts = [_NULL if v is None else _TRUE if v else _FALSE for v in values]
+    return _array("bool", parts, _NULL in parts)
