@@ -1,7 +1,7 @@
 """The seam between the log and the one projection that is folded inside the append's transaction.
 
-The log knows no read model: it hands each event to `evolve`, stores the verdict with the event, and puts `write_ctes` into
-its own statement, so that events and read model commit together or not at all.
+The log knows no read model: it hands each event to `evolve`, stores the verdict with the event, and puts
+`write_ctes` into its own statement, so that events and read model commit together or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
 
 
 class FoldEvent(Protocol):
-    """What a fold may look at. Times are microseconds since 1970; `occurred_us` is None when the worker claimed none."""
+    """What a fold may look at. Times: microseconds since 1970; `occurred_us` is None if none was claimed."""
 
     @property
     def job_id(self) -> str: ...
@@ -65,8 +65,8 @@ class InlineProjection(Protocol):
 
     fold_version: int
     write_ctes: str
-    """Named CTEs, joined by commas, without leading WITH or trailing comma. They may select from `won(log_id)` (one row if
-    the append won, none if it lost) and use the parameters that `rows` gives. Empty: nothing to write."""
+    """Named CTEs, joined by commas, without leading WITH or trailing comma. They may select from `won(log_id)`
+    (one row if the append won, none if it lost) and use the parameters that `rows` gives. Empty: nothing to write."""
 
     def check(self, event: NewEvent) -> None:
         """Raise `InvalidEvent` if `data` breaks the rules of its type. Runs in the caller, before the queue."""

@@ -1,8 +1,8 @@
 """PostgreSQL arrays in binary, packed by hand: one parameter per column, whatever the number of rows.
 
-A list given to psycopg is dumped element by element and its type depends on its values, so the same statement would be
-prepared again and again. These wrappers have one fixed type each and are packed in one pass.
-Format: PostgreSQL manual, "array_send": ndim, has-null flag, element oid, length, lower bound, then (length, bytes) each.
+A list given to psycopg is dumped element by element and its type depends on its values, so the same statement
+would be prepared again and again. These wrappers have one fixed type each and are packed in one pass.
+Format (array_send in PostgreSQL): ndim, has-null flag, element oid, length, lower bound, then (length, bytes) each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PG_EPOCH_US: Final = 946_684_800_000_000
 
 
 class PgArray:
-    """An array parameter, packed already. Make one with `int8`, `int4`, `text`, `json`, `uuid`, `bytea`, `bools`, `times`."""
+    """An array parameter, packed already; made by `int8`, `int4`, `text`, `json`, `uuid`, `bytea`, `bools`, `times`."""
 
     __slots__ = ("packed",)
     oid: int = 0
