@@ -13,6 +13,8 @@ from uuid import UUID
 
 import msgspec
 
+from eventstore.cursor import format_cursor
+
 LOG_JOB: Final = "headway.log"
 """Job id under which the server writes events about the log itself; never listed, never accepted from a caller."""
 
@@ -125,15 +127,25 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
 class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer to one appended event. `duplicate` says that it was in the log already, at this position."""
 
-    event_id: UUID
+    event_id_bytes: bytes
+    epoch: int
     position: int
     version: int
     applied: bool
     reason: str | None
     ppm: int
-    hash8: str
+    hash: bytes
     duplicate: bool = False
+
+    @property
+    def event_id(self) -> UUID:
+        return UUID(bytes=self.event_id_bytes)
 
     @property
     def percent(self) -> float:
         return self.ppm / 10_000
+
+    @property
+    def cursor(self) -> str:
+        """The cursor of this event: a consumer that starts there sees what follows it."""
+        return format_cursor(self.epoch, self.position, self.hash[:4].hex())

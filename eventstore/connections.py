@@ -1,0 +1,118 @@
+"""How this package reaches PostgreSQL: one pool for reads, one connection of its own for each committer.
+
+Settings of a session are hints for the case without PgBouncer; what must hold is pinned inside the statements.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors as pg
+
+from eventstore import statements
+from eventstore.committer import unavailable
+from eventstore.errors import StoreUnavailable, UnsafeDurability
+from eventstore.statements import Conn
+
+logger = logging.getLogger("headway.connections")
+
+CONNECT_TIMEOUT: Final = 5  # seconds
+OPTIONS: Final = (
+    "-c idle_in_transaction_session_timeout=10s -c default_transaction_isolation=read\\ committed"
+    " -c client_encoding=UTF8 -c plan_cache_mode=force_generic_plan"
+)
+
+
+class Database:
+    """One PostgreSQL database. Connects on first use.
+
+    `pgbouncer=True`: no session settings and no prepared statements, so that a transaction pooler may stand between.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, pgbouncer: bool = False) -> None:
+        self.url = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        self._pgbouncer = pgbouncer
+        self.pool_size = pool_size
+        self._engine: sa.Engine | None = None
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The pool, in autocommit mode; who wants a transaction opens one."""
+        if self._engine is None:
+            self._engine = sa.create_engine(
+                "postgresql+psycopg://",
+                creator=self.connect,
+                isolation_level="AUTOCOMMIT",
+                pool_size=self.pool_size,
+                max_overflow=0,
+                pool_timeout=5,
+                pool_pre_ping=True,
+            )
+        return self._engine
+
+    def connect(self) -> Conn:
+        """A new autocommit connection of its own. Raises psycopg's errors."""
+        options: dict[str, Any] = {} if self._pgbouncer else {"options": OPTIONS}
+        conn = psycopg.connect(
+            self.url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT,
+            application_name="headway",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=2,
+            prepare_threshold=None if self._pgbouncer else 5,
+            **options,
+        )
+        conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        return statements.adapt(conn)
+
+    @contextmanager
+    def session(self) -> Iterator[Conn]:
+        """A pooled connection, as the driver's. Raises `StoreUnavailable` when the database can't be reached."""
+        try:
+            pooled = self.engine.connect()
+        except sa.exc.TimeoutError:
+            raise StoreUnavailable(f"all {self.pool_size} connections are in use: try again in a moment") from None
+        except (sa.exc.OperationalError, psycopg.OperationalError) as error:
+            raise unavailable(getattr(error, "orig", None) or error) from error
+        with pooled:
+            driver: Conn = pooled.connection.driver_connection  # type: ignore[assignment]
+            try:
+                yield driver
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if driver.closed:
+                    pooled.invalidate()
+                    raise unavailable(error) from error
+                raise
+
+    def dispose(self, *, forked: bool = False) -> None:
+        """Close the pool; in a forked child only forget it: its sockets belong to the parent."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.dispose(close=not forked)
+
+
+def identity(conn: Conn) -> tuple[str, str]:
+    """System id and timeline of the server. Raises `StoreUnavailable` on a standby, which can't append."""
+    timeline = conn.execute(statements.TIMELINE).fetchone()
+    if timeline is None or timeline[0] is None:
+        raise StoreUnavailable("this PostgreSQL server is a read-only standby: connect to the primary")
+    try:
+        system = conn.execute(statements.SYSTEM_ID).fetchone()
+    except pg.InsufficientPrivilege:
+        system = None  # managed servers may forbid it; the timeline still tells a failover
+    return (str(system[0]) if system else "unknown"), str(timeline[0])
+
+
+def check_durability(conn: Conn) -> None:
+    """Raise `UnsafeDurability` if a crash of this server may lose or tear what it acknowledged."""
+    rows = conn.execute(statements.DURABILITY).fetchall()
+    off = {name: setting for name, setting in rows if setting == "off"}
+    if off:
+        raise UnsafeDurability(off)

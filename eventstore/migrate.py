@@ -1,0 +1,61 @@
+"""Bring a database to this version's schema. Alembic's revisions live in migrations/, in the wheel below this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from eventstore.connections import Database
+from eventstore.errors import StoreUnavailable
+
+_LOCK: Final = 7_016_996_765_293_437_281  # any constant: one migration at a time
+
+
+def migrations_folder() -> Path:
+    """The folder of the revisions: beside this package in a checkout, inside it in an installed wheel."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "_migrations", here.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise FileNotFoundError(f"no migrations in or beside {here}: install headway again")
+
+
+def migrate(url: str, revision: str = "head") -> tuple[str | None, str]:
+    """Upgrade to `revision`; returns the revisions before and after. Safe to call twice and from two processes."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    engine = Database(url).engine.execution_options(isolation_level="READ COMMITTED")
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            before = _revision(connection)
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+            after = _revision(connection)
+    except sa.exc.OperationalError as error:
+        raise StoreUnavailable(f"PostgreSQL can't be reached: {str(error.orig).strip()}") from error
+    finally:
+        engine.dispose()
+    return before, after or ""
+
+
+def current_revision(url: str) -> str | None:
+    """The revision of the database; None if it was never migrated."""
+    engine = Database(url).engine
+    try:
+        with engine.connect() as connection:
+            return _revision(connection)
+    finally:
+        engine.dispose()
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if connection.scalar(sa.text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return found

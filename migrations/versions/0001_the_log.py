@@ -1,0 +1,14 @@
+"""The log: logs, epochs, events with their guards, checkpoints; jobs, steps, attempts."""
+
+from alembic import op
+
+from eventstore import schema as log_schema
+from projections import schema as progress_schema
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    for statement in [*log_schema.ddl(), *progress_schema.ddl()]:
+        op.get_bind().exec_driver_sql(statement)
