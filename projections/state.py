@@ -174,7 +174,7 @@ _KEPT: Final = Job.__struct_fields__
 _kept: Final = attrgetter(*_KEPT)
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _sorted: Final = msgspec.json.Encoder(order="sorted").encode
-_decode: Final = msgspec.json.Decoder(JobState).decode
+_decode: Final = msgspec.json.Decoder(Job).decode
 
 
 def json_text(value: object) -> str:
@@ -189,7 +189,7 @@ def encode_state(state: JobState) -> bytes:
 
 def decode_state(raw: bytes) -> JobState:
     """The state that `encode_state` wrote."""
-    return _decode(raw)
+    return JobState(*_kept(_decode(raw)))
 
 
 def snapshot(state: JobState) -> dict[str, Any]:
