@@ -23,8 +23,8 @@ R = TypeVar("R")
 class AsyncEventStore:
     """`EventStore` for asyncio: the same promises, the same errors.
 
-    An append holds no thread while it waits; a cancelled append that nobody took yet is withdrawn. Reads run in threads,
-    at most as many at once as the pool has connections.
+    An append holds no thread while it waits; a cancelled append that nobody took yet is withdrawn. Reads run in
+    threads, at most as many at once as the pool has connections.
     """
 
     def __init__(self, store: EventStore) -> None:

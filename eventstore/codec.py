@@ -1,8 +1,8 @@
 """From what a caller gives to what the log stores: validation of the envelope, canonical text, digest.
 
 Canonical text is RFC 8785 (JSON Canonicalization Scheme): keys sorted by UTF-16 code units, shortest numbers as
-ECMAScript writes them, -0 is 0. It is what is stored, hashed and compared, so a retry with other spacing or key order is
-still a retry.
+ECMAScript writes them, -0 is 0. It is what is stored, hashed and compared, so a retry with other spacing or key order
+is still a retry.
 """
 
 from __future__ import annotations

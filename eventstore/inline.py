@@ -7,7 +7,7 @@ The log knows no read model: it hands each event to `evolve`, stores the verdict
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
@@ -113,8 +113,8 @@ class _Bare:
 class NoProjection:
     """Keeps versions only; every event is applied, every percentage 0. For the log on its own, and to measure it."""
 
-    fold_version: Final = 0
-    write_ctes: Final = ""
+    fold_version: int = 0
+    write_ctes: str = ""
 
     def check(self, event: NewEvent) -> None:
         del event

@@ -1,4 +1,4 @@
-"""Bring a database to this version's schema. Alembic's revisions live in migrations/, in the wheel below this package."""
+"""Bring a database to this version's schema. Alembic's revisions live in migrations/, in the wheel below here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded event as JSON: what Redis, SSE, HTTP and `--json` carry, and the way back. One line, one shape, everywhere."""
+"""A recorded event as JSON: what Redis, SSE, HTTP and `--json` carry, and the way back. One line, one shape."""
 
 from __future__ import annotations
 
