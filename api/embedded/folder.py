@@ -77,11 +77,11 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def postgres(self) -> Path:
-        return self.path / "postgres"
+        return (self.path / "postgres").resolve()
 
     @property
     def valkey(self) -> Path:
-        return self.path / "valkey"
+        return (self.path / "valkey").resolve()
 
     @property
     def password_file(self) -> Path:
@@ -92,18 +92,18 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
 
     def lock_file(self, name: str) -> int:
         """An open file descriptor of a lock file, made on first use; closed in programs that we start."""
-        return self._own(os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        return self._open(self.path / name, os.O_RDWR)
 
     def open_log(self, name: str) -> int:
         """An open file descriptor that appends to a log; the server gets it as its standard error."""
         path = self.log(name)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        private_folder(path.parent, self._owner())
         try:
-            if path.stat().st_size > LOG_KEPT:
+            if path.lstat().st_size > LOG_KEPT:
                 path.replace(path.with_suffix(".log.1"))
         except FileNotFoundError:
             pass
-        return self._own(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        return self._open(path, os.O_RDWR | os.O_APPEND)
 
     def note(self, state: State) -> None:
         self.write(janitor.STATE, msgspec.json.encode(state))
@@ -111,8 +111,7 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
     def write(self, name: str, content: bytes) -> None:
         """Replace a file of the data folder as a whole; it can be read by its owner only."""
         new = self.path / f"{name}.{secrets.token_hex(4)}"
-        fd = self._own(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        with open(fd, "wb") as file:
+        with open(self._open(new, os.O_WRONLY), "wb") as file:
             file.write(content)
         new.replace(self.path / name)
 
@@ -130,7 +129,7 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
             self.write(self.password_file.name, secrets.token_hex(24).encode())
             return self.password_file.read_text(encoding="ascii").strip()
 
-    def socket_dir(self) -> Path:
+    def socket_dir(self, noted: Path | None = None) -> Path:
         """The folder of the sockets, made if need be.
 
         Below the data folder when its path fits into a socket address and needs no quoting anywhere, else in
@@ -140,7 +139,10 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
         if len(os.fsencode(near / LONGEST_SOCKET)) <= SOCKET_PATH_MAX and PLAIN_PATH.fullmatch(str(near)):
             return self.private("run")
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        far = Path(tempfile.gettempdir()).resolve() / f"headway-{self.account.uid}-{digest}"
+        name = f"headway-{self.account.uid}-{digest}"
+        far = Path(tempfile.gettempdir()).resolve() / name
+        if noted is not None and noted.name == name:
+            far = noted  # a restart keeps the addresses, whatever the temporary directory of this process
         if len(os.fsencode(far / LONGEST_SOCKET)) > SOCKET_PATH_MAX or not PLAIN_PATH.fullmatch(str(far)):
             raise SocketFolderRefused(far, "that path does not fit either")
         try:
@@ -157,11 +159,21 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
         if subprocess.run(enter, cwd="/", capture_output=True, check=False, **self.account.popen()).returncode:
             raise FolderUnreachable(self.path, self.account.name)
 
-    def _own(self, fd: int) -> int:
-        # A folder of a plain user that root starts servers in stays usable by that user.
-        owner = self.path.stat()
-        if os.geteuid() == 0 and owner.st_uid != 0 and os.fstat(fd).st_uid == 0:
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+    def _owner(self) -> Account:
+        found = self.path.stat()
+        return Account(name="", uid=found.st_uid, gid=found.st_gid)
+
+    def _open(self, path: Path, flags: int) -> int:
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return os.open(path, flags)
+        # A plain user's folder that root serves in stays usable by that user. Only what was made just now
+        # changes hands: the user may have put a link to something of root's under this name.
+        owner = self._owner()
+        if owner.uid != os.geteuid():
+            os.fchown(fd, owner.uid, owner.gid)
         return fd
 
 
@@ -178,12 +190,14 @@ def private_folder(path: Path, account: Account) -> None:
         path.mkdir(mode=0o700)
     except FileExistsError:
         pass
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC) if _is_folder(path) else None
-    if handle is None:
-        raise FolderNotYours(path, "something that is not a folder has its name")
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as refused:
+        raise FolderNotYours(path, f"something of another kind has its name ({refused.strerror})") from refused
     try:
         found = os.fstat(handle)
-        if found.st_uid not in (account.uid, os.geteuid()):
+        made_by_us = found.st_uid == os.geteuid() and not os.listdir(handle)
+        if found.st_uid != account.uid and not made_by_us:
             raise FolderNotYours(path, f"it belongs to {_name(found.st_uid)}")
         if found.st_uid != account.uid:
             os.fchown(handle, account.uid, account.gid)
@@ -191,10 +205,6 @@ def private_folder(path: Path, account: Account) -> None:
             os.fchmod(handle, 0o700)
     finally:
         os.close(handle)
-
-
-def _is_folder(path: Path) -> bool:
-    return stat.S_ISDIR(path.lstat().st_mode)
 
 
 def _name(uid: int) -> str:
@@ -213,7 +223,7 @@ def _account(path: Path) -> Account:
     """
     here = path.stat().st_uid
     cluster = path / "postgres"
-    owner = cluster.lstat().st_uid if cluster.exists() else here
+    owner = cluster.stat().st_uid if cluster.exists() else here
     me = os.geteuid()
     if me != 0:
         if owner != me or here != me:
@@ -248,7 +258,10 @@ def default_data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/headway")
     base = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "headway"
+    try:
+        return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "headway"
+    except RuntimeError:
+        raise FolderNotYours(Path("~/.local/share/headway"), "your home folder is not known") from None
 
 
 def locate(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -268,17 +281,17 @@ def prepare(path: Path) -> Folder:
         except FileExistsError:
             pass
         found = path.stat()
-        if os.geteuid() == 0 and found.st_uid == 0 and not found.st_mode & stat.S_IXOTH and _ours_or_empty(path):
-            # The servers' account must pass through to its own folders; what lies beside them is closed by itself.
+        fresh = not (path / janitor.USERS_LOCK).exists()
+        if os.geteuid() == 0 and found.st_uid == 0 and not found.st_mode & stat.S_IXOTH and not os.listdir(path):
+            # The servers' account must pass through to its own folders. A folder that holds anything is
+            # nobody's to open.
             path.chmod(stat.S_IMODE(found.st_mode) | 0o011)
-        return Folder(path=path, account=_account(path))
+        folder = Folder(path=path, account=_account(path))
+        if fresh:
+            folder.check_reachable()
+        return folder
     except OSError as refused:
         raise FolderNotYours(path, f"{refused.strerror or refused}") from refused
-
-
-def _ours_or_empty(path: Path) -> bool:
-    names = os.listdir(path)
-    return not names or "users.lock" in names
 
 
 def remove_leftovers(path: Path, pattern: str) -> None:

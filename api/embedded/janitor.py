@@ -42,7 +42,6 @@ class Worker(NamedTuple):
 
     pid: int
     parent: int
-    name: str
 
 
 def started_at(pid: int) -> str:
@@ -76,23 +75,45 @@ def host() -> str:
         return sys.platform
 
 
-def workers(folder: str, names: Sequence[str]) -> list[Worker]:
-    """Processes called one of `names` whose working directory is `folder`, even a removed one. Linux; else none."""
-    found = []
-    for entry in os.listdir("/proc") if os.path.exists("/proc/self/stat") else ():
+def workers(folder: str, names: Sequence[str]) -> tuple[list[Worker], bool]:
+    """The processes called one of `names` that work in `folder`, even a removed one; and whether there may be more.
+
+    Known by their working directory. Root in a container may not be allowed to see that of another user's
+    process: then a command line that names the folder counts, and a process without one makes the second answer
+    True. Linux only; elsewhere the answer is "none seen, maybe more".
+    """
+    if not os.path.exists("/proc/self/stat"):
+        return [], True
+    found, doubt = [], False
+    for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
         try:
-            if os.readlink(f"/proc/{entry}/cwd").removesuffix(" (deleted)") != folder:
-                continue
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                 head, _, tail = file.read().rpartition(")")
+            fields = tail.split()
+            if head.partition("(")[2] not in names or fields[0] in ("Z", "X"):
+                continue
+            try:
+                here = os.readlink(f"/proc/{entry}/cwd").removesuffix(" (deleted)") == folder
+            except PermissionError:
+                if os.stat(f"/proc/{entry}").st_uid != _owner(folder):
+                    continue
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    here = os.fsencode(os.path.dirname(folder)) in file.read()
+                doubt = doubt or not here
         except OSError:
             continue
-        name, fields = head.partition("(")[2], tail.split()
-        if fields[0] not in ("Z", "X") and name in names:
-            found.append(Worker(int(entry), int(fields[1]), name))
-    return found
+        if here:
+            found.append(Worker(int(entry), int(fields[1])))
+    return found, doubt
+
+
+def _owner(path: str) -> int:
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return -1
 
 
 def send(pid: int, started: str, number: int) -> bool:
@@ -100,23 +121,24 @@ def send(pid: int, started: str, number: int) -> bool:
 
     Between the look at the start time and a plain kill() the number may pass to another process; a pidfd cannot.
     """
-    if not hasattr(os, "pidfd_open"):
-        if started_at(pid) != started:
-            return False
-        os.kill(pid, number)
-        return True
     try:
-        handle = os.pidfd_open(pid)
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:
         return False
+    except OSError:
+        handle = None  # an old kernel, or a container that forbids the call
     try:
         if started_at(pid) != started:
             return False
-        signal.pidfd_send_signal(handle, number)
+        if handle is None:
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(handle, number)
     except ProcessLookupError:
         return False
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
     return True
 
 
@@ -148,15 +170,25 @@ def serving(folder: str, state: dict[str, Any]) -> list[tuple[str, int, str]]:
     """
     found: list[tuple[str, int, str]] = []
     for server, names in PROGRAMS.items():
+        home = os.path.realpath(os.path.join(folder, server))
         noted = state.get(server) if state.get("host") == host() else None
-        pids = {noted["pid"]: noted["started"]} if noted else {}
-        inside = workers(os.path.join(folder, server), names)
+        pids = {noted["pid"]: noted["started"]} if noted and _may_be_ours(noted["pid"], home) else {}
+        inside, _ = workers(home, names)
         family = {worker.pid for worker in inside}
         for worker in inside:
             if worker.parent not in family:
                 pids.setdefault(worker.pid, started_at(worker.pid))
         found += [(server, pid, started) for pid, started in pids.items() if started and started_at(pid) == started]
     return found
+
+
+def _may_be_ours(pid: int, home: str) -> bool:
+    # Root may serve in a plain user's folder; what that user writes into the state must not make root end
+    # anything else.
+    try:
+        return os.geteuid() != 0 or os.stat(f"/proc/{pid}").st_uid == os.stat(home).st_uid
+    except OSError:
+        return not os.path.exists("/proc/self/stat") or not os.path.exists(home)
 
 
 def stop(folder: str, say: Callable[[str], None]) -> bool:
@@ -225,14 +257,21 @@ def watch(folder: str) -> None:
     fcntl.flock(users, fcntl.LOCK_EX)
     try:
         if stop(folder, _say):
-            try:
-                os.unlink(os.path.join(folder, STATE))
-            except OSError:
-                pass
+            _tidy(folder)
     finally:
         # In this order: a starter that gets `users` next must find the place free, or nobody would watch its servers.
         os.close(place)
         os.close(users)
+
+
+def _tidy(folder: str) -> None:
+    sockets = str(read_state(folder).get("socket_dir", ""))
+    try:
+        os.unlink(os.path.join(folder, STATE))
+        if os.path.dirname(sockets) != folder and os.path.basename(sockets).startswith("headway-"):
+            os.rmdir(sockets)
+    except OSError:
+        pass
 
 
 def keep(folder: str) -> None:

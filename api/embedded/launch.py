@@ -21,13 +21,13 @@ LEAVE_LISTENING = '"$@" &'
 TAIL = 4_000  # bytes of a log in an error
 
 
-def leave_server(command: Sequence[str], *, folder: Folder, cwd: Path, log: str, said: str = "") -> Process:
+def leave_server(command: Sequence[str], *, folder: Folder, cwd: Path, log: str, said: bytes = b"") -> Process:
     """Start a server as the folder's account, in `cwd`, in its own session; it reads `said` and writes to its log."""
     errors = folder.open_log(log)
     try:
         shell = subprocess.run(
             ["/bin/sh", "-c", LEAVE, "sh", *command],
-            cwd=cwd, env=ENVIRONMENT, input=said, text=True, stdout=subprocess.PIPE, stderr=errors,
+            cwd=cwd, env=ENVIRONMENT, input=said, stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True, umask=0o077, check=True, **folder.account.popen(),
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as refused:

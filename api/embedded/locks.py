@@ -55,16 +55,42 @@ def share(fd: int, folder: Folder, seconds: float) -> None:
 
 
 def held(folder: Folder, name: str) -> bool:
-    """Whether a process holds that lock, shared or not."""
+    """Whether a process holds that lock, shared or not.
+
+    The look takes the lock for an instant: only who holds the start lock may look at the janitor's or keeper's,
+    because only then none of them is about to take its place.
+    """
+    return not _granted(folder, name, fcntl.LOCK_EX)
+
+
+def held_alone(folder: Folder, name: str) -> bool:
+    """Whether a process holds that lock exclusively: for the users' lock, a janitor that stops the servers."""
+    return not _granted(folder, name, fcntl.LOCK_SH)
+
+
+def _granted(folder: Folder, name: str, kind: int) -> bool:
     fd = folder.lock_file(name)
     try:
-        return not _wait(fd, fcntl.LOCK_EX, 0)
+        return _wait(fd, kind, 0)
     finally:
         os.close(fd)
 
 
-def holders(folder: Folder, name: str) -> list[int]:
-    """The numbers of the processes that share that lock, as far as the system tells (Linux; elsewhere none)."""
+def sole_user(fd: int, folder: Folder, seconds: float) -> bool:
+    """Whether no other process shares the users' lock that `fd` shares.
+
+    The share is lost for a moment, so a janitor may have stopped the servers when this returns.
+    """
+    alone = _wait(fd, fcntl.LOCK_EX, 0)
+    share(fd, folder, seconds)
+    return alone
+
+
+def holders(folder: Folder, name: str, kind: str = "READ") -> list[int]:
+    """The numbers of the processes that hold that lock shared ("READ") or alone ("WRITE"), as far as the system tells.
+
+    That is on Linux, and for processes that this container sees; elsewhere none.
+    """
     inode = str((folder.path / name).stat().st_ino)
     try:
         with open("/proc/locks", encoding="ascii") as file:
@@ -73,5 +99,9 @@ def holders(folder: Folder, name: str) -> list[int]:
         return []
     # 1: FLOCK  ADVISORY  READ 1234 fe:00:5678 0 EOF; a waiting one has "->" in second place
     return sorted(
-        {int(row[4]) for row in rows if row[1] == "FLOCK" and row[3] == "READ" and row[5].rpartition(":")[2] == inode}
+        {
+            int(row[4])
+            for row in rows
+            if row[1] == "FLOCK" and row[3] == kind and row[5].rpartition(":")[2] == inode and int(row[4]) > 0
+        }
     )

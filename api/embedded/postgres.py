@@ -89,7 +89,12 @@ def initialise(folder: Folder, program: Program) -> None:
     _run(folder, single, said="CREATE DATABASE headway;\n")
     if folder.postgres.exists():
         folder.postgres.rmdir()
-    new.rename(folder.postgres)
+    new.rename(folder.path / "postgres")
+    handle = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _run(folder: Folder, command: list[str], said: str = "") -> None:
@@ -105,13 +110,14 @@ def _run(folder: Folder, command: list[str], said: str = "") -> None:
 def clear_after_crash(folder: Folder, socket_dir: Path, progress: Callable[[str], None]) -> None:
     """Make way for a new server where one was killed; raises StartFailed while something of the old one still runs.
 
-    The children of a killed server end by themselves when they notice, and write until then. A process that
-    holds the number of the old lock file may be anybody; only a working directory in the data folder tells
-    (Linux). Elsewhere PostgreSQL's own judgement must do.
+    The children of a killed server end by themselves when they notice, and write until then. A process that holds the
+    number of the old lock file may be anybody; only a working directory in the data folder tells. Where the system does
+    not show that, PostgreSQL's own judgement must do.
     """
     deadline = time.monotonic() + SETTLE
     pressed = False
-    while left := janitor.workers(str(folder.postgres), janitor.PROGRAMS["postgres"]):
+    while (seen := janitor.workers(str(folder.postgres), janitor.PROGRAMS["postgres"]))[0]:
+        left = seen[0]
         if time.monotonic() >= deadline:
             pids = ", ".join(str(worker.pid) for worker in left)
             raise failed(
@@ -123,7 +129,7 @@ def clear_after_crash(folder: Folder, socket_dir: Path, progress: Callable[[str]
                 janitor.send(worker.pid, janitor.started_at(worker.pid), signal.SIGQUIT)
             pressed = True
         time.sleep(0.02)
-    if os.path.exists("/proc/self/stat"):
+    if not seen[1]:
         (folder.postgres / "postmaster.pid").unlink(missing_ok=True)
         for name in (SOCKET, f"{SOCKET}.lock"):
             (socket_dir / name).unlink(missing_ok=True)
@@ -148,7 +154,7 @@ def find(folder: Folder) -> Process | None:
         )
     except FileNotFoundError:
         return None
-    for worker in janitor.workers(str(folder.postgres), janitor.PROGRAMS["postgres"]):
+    for worker in janitor.workers(str(folder.postgres), janitor.PROGRAMS["postgres"])[0]:
         if str(worker.pid) == pid:
             return Process(pid=worker.pid, started=janitor.started_at(worker.pid))
     return None
@@ -162,6 +168,8 @@ def wait_ready(folder: Folder, process: Process, socket_dir: Path, progress: Cal
         if not process.alive():
             return False
         waited = time.monotonic() - begun
+        if waited > HINT and says_ready(folder, process) and not (socket_dir / SOCKET).exists():
+            raise failed(folder, f"it runs, but {socket_dir / SOCKET} was removed", advice=f"End pid {process.pid}.")
         if waited > START:
             raise failed(folder, f"it is not ready after {START:.0f} s")
         if waited > HINT and not told:
@@ -183,13 +191,15 @@ def blocked_by_a_dying_one(folder: Folder, log_start: int) -> bool:
 
 def answers(folder: Folder, socket_dir: Path, process: Process) -> bool:
     """Whether this very server says that it is ready and takes a connection."""
+    return says_ready(folder, process) and connects(socket_dir / SOCKET)
+
+
+def says_ready(folder: Folder, process: Process) -> bool:
     try:
         lines = (folder.postgres / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return False
-    if len(lines) < 8 or lines[0].strip() != str(process.pid) or lines[7].strip() != "ready":
-        return False
-    return connects(socket_dir / SOCKET)
+    return len(lines) >= 8 and lines[0].strip() == str(process.pid) and lines[7].strip() == "ready"
 
 
 def connects(path: Path) -> bool:

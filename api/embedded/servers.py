@@ -13,12 +13,11 @@ import msgspec
 
 from api.embedded import janitor, launch, locks, startup
 from api.embedded import postgres as cluster
-from api.embedded.errors import StillInUse
+from api.embedded.errors import FolderNotYours, NotStopped, StillInUse
 from api.embedded.folder import Folder, Process, locate, prepare, read_state
-from api.embedded.startup import Servers, Wanted
+from api.embedded.startup import STOPPING, Servers, Wanted
 
 START_TURN = 180.0  # seconds to wait for another starter: above everything that one may wait for
-STOPPING = 150.0  # seconds to wait for a janitor that stops the servers: above its patience
 
 
 def _quiet(_text: str) -> None:
@@ -57,7 +56,7 @@ class Lease:
         state = read_state(self._folder.path)
         if state is None or not startup.all_answer(self._folder, state, self._wanted):
             with locks.starting(self._folder, START_TURN):
-                self._servers = startup.bring_up(self._folder, self._wanted)
+                self._servers = startup.bring_up(self._folder, self._fd, self._wanted)
         return self._servers
 
     def close(self) -> None:
@@ -103,9 +102,8 @@ def start(
     users = folder.lock_file(janitor.USERS_LOCK)
     try:
         with locks.starting(folder, START_TURN):
-            startup.refuse_elsewhere(folder)
             locks.share(users, folder, STOPPING)
-            servers = startup.bring_up(folder, wanted)
+            servers = startup.bring_up(folder, users, wanted)
     except BaseException:
         os.close(users)
         raise
@@ -133,12 +131,15 @@ def down(data_dir: str | os.PathLike[str] | None = None) -> bool:
     Raises StillInUse when other processes use them beside: they then stop when the last of those ends.
     """
     path = locate(data_dir)
-    if not (path / janitor.USERS_LOCK).exists():
-        return False
+    try:
+        if not (path / janitor.USERS_LOCK).exists():
+            return False
+    except PermissionError as refused:
+        raise FolderNotYours(path, "permission denied") from refused
     folder = prepare(path)
     with locks.starting(folder, START_TURN):
         kept = locks.held(folder, janitor.KEEPER_LOCK)
-        used = locks.held(folder, janitor.USERS_LOCK)
+        used = locks.held(folder, janitor.USERS_LOCK) and not locks.held_alone(folder, janitor.USERS_LOCK)
         if not kept and (used or not _serving(folder)):
             return False
         startup.ensure_janitor(folder)
@@ -157,7 +158,7 @@ def running(data_dir: str | os.PathLike[str] | None = None) -> Servers | None:
             return None
         folder = prepare(path)
         with_postgres, with_valkey = startup.postgres_answers(folder, state), startup.valkey_answers(folder, state)
-    except PermissionError:
+    except (PermissionError, FolderNotYours):
         return None
     if not with_postgres and not with_valkey:
         return None
@@ -173,15 +174,23 @@ def _end_keeper(folder: Folder) -> None:
         keeper = msgspec.json.decode((folder.path / janitor.KEEPER_LOCK).read_bytes(), type=Process)
     except msgspec.DecodeError:
         return
-    janitor.send(keeper.pid, keeper.started, signal.SIGTERM)
-    janitor.gone(keeper.pid, keeper.started, 10.0)
+    seen = locks.holders(folder, janitor.KEEPER_LOCK, "WRITE")
+    if seen and keeper.pid not in seen:
+        raise NotStopped(folder.path, f"{janitor.KEEPER_LOCK} names pid {keeper.pid}, but {seen} hold it; end those")
+    try:
+        janitor.send(keeper.pid, keeper.started, signal.SIGTERM)
+    except PermissionError:
+        raise NotStopped(folder.path, f"their keeper (pid {keeper.pid}) belongs to another user") from None
+    if not janitor.gone(keeper.pid, keeper.started, 10.0):
+        raise NotStopped(folder.path, f"their keeper (pid {keeper.pid}) does not end")
 
 
 def wait_stopped(folder: Folder) -> None:
-    """Wait until no server runs in the folder; raises StillInUse as soon as somebody is seen to use them."""
+    """Wait until no server runs in the folder; raises StillInUse when others are seen to use them, else NotStopped."""
     deadline = time.monotonic() + STOPPING
     while _serving(folder):
-        users = locks.holders(folder, janitor.USERS_LOCK)
-        if users or time.monotonic() >= deadline:
-            raise StillInUse(users)
+        if locks.held(folder, janitor.USERS_LOCK) and not locks.held_alone(folder, janitor.USERS_LOCK):
+            raise StillInUse(locks.holders(folder, janitor.USERS_LOCK))
+        if time.monotonic() >= deadline:
+            raise NotStopped(folder.path, f"{STOPPING:.0f} s have passed; {folder.log('janitor')} says more")
         time.sleep(0.01)

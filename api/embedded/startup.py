@@ -12,6 +12,8 @@ from api.embedded import binaries, janitor, launch, locks, postgres, valkey
 from api.embedded.errors import UsedElsewhere
 from api.embedded.folder import Folder, Process, State, read_state
 
+STOPPING = 150.0  # seconds to wait for a janitor that stops the servers: above its patience
+
 
 class Servers(msgspec.Struct, frozen=True, kw_only=True):
     """Where the servers are. A server that was not asked for has "" as its URL.
@@ -67,26 +69,14 @@ def all_answer(folder: Folder, state: State, wanted: Wanted) -> bool:
     )
 
 
-def refuse_elsewhere(folder: Folder) -> None:
-    """Raise UsedElsewhere when processes we cannot see use servers we cannot reach: a second one would ruin the data.
-
-    To be asked before becoming a user oneself.
-    """
-    noted = read_state(folder.path)
-    if noted is None or noted.host == janitor.host() or not locks.held(folder, janitor.USERS_LOCK):
-        return
-    if (noted.postgres and not postgres_answers(folder, noted)) or (noted.valkey and not valkey_answers(folder, noted)):
-        raise UsedElsewhere(folder.path)
-
-
 def ensure_janitor(folder: Folder) -> None:
     """See that a janitor watches; the caller holds the start lock and is a user."""
     if not locks.held(folder, janitor.JANITOR_LOCK):
         launch.leave_janitor("watch", folder)
 
 
-def bring_up(folder: Folder, wanted: Wanted) -> Servers:
-    """Make the wanted servers run. The caller holds the start lock and is a user, so no janitor stops them meanwhile.
+def bring_up(folder: Folder, users: int, wanted: Wanted) -> Servers:
+    """Make the wanted servers run. The caller holds the start lock and, by the lock `users`, is a user of them.
 
     The janitor stands before the first server does, and the note "starting" too: whenever this process is
     killed, the janitor finds what it had started. Raises EmbeddedError.
@@ -96,11 +86,14 @@ def bring_up(folder: Folder, wanted: Wanted) -> Servers:
     if noted is not None and all_answer(folder, noted, wanted):
         return addresses(folder, Path(noted.socket_dir), wanted.postgres, wanted.valkey)
 
+    if noted is not None and noted.host != janitor.host() and not locks.sole_user(users, folder, STOPPING):
+        # A server there may be starting or hang; we cannot see it, and a second one would ruin the data.
+        raise UsedElsewhere(folder.path)
     folder.check_reachable()
     here = noted if noted is not None and noted.host == janitor.host() else None
     old_postgres = _still(here.postgres if here else None) or postgres.find(folder)
     old_valkey = _still(here.valkey if here else None) or valkey.find(folder)
-    socket_dir = Path(here.socket_dir) if here and (old_postgres or old_valkey) else folder.socket_dir()
+    socket_dir = folder.socket_dir(Path(here.socket_dir) if here else None)
     state = State(host=janitor.host(), socket_dir=str(socket_dir), postgres=old_postgres, valkey=old_valkey)
 
     if wanted.postgres and old_postgres and not postgres.wait_ready(folder, old_postgres, socket_dir, wanted.progress):

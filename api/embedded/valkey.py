@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -48,12 +49,14 @@ def begin(folder: Folder, program: Program, socket_dir: Path) -> Process:
     home = folder.private("valkey")
     (socket_dir / SOCKET).unlink(missing_ok=True)
     settings = configuration(folder, socket_dir)
-    return launch.leave_server([str(program.path), "-"], folder=folder, cwd=home, log="valkey", said=settings)
+    return launch.leave_server(
+        [str(program.path), "-"], folder=folder, cwd=home, log="valkey", said=os.fsencode(settings)
+    )
 
 
 def find(folder: Folder) -> Process | None:
     """The server that runs in this folder although nobody noted it (Linux)."""
-    for worker in janitor.workers(str(folder.valkey), janitor.PROGRAMS["valkey"]):
+    for worker in janitor.workers(str(folder.valkey), janitor.PROGRAMS["valkey"])[0]:
         return Process(pid=worker.pid, started=janitor.started_at(worker.pid))
     return None
 

@@ -19,13 +19,13 @@ def embedded_servers(
 ) -> Iterator[embedded.Servers]:
     """A PostgreSQL and a Valkey in a new temporary folder; stopped and removed at the end.
 
-    Raises embedded.BinariesMissing when there are none here. A pytest temporary folder would not do for root:
-    its parents are closed to the user that PostgreSQL then runs as.
+    Raises embedded.BinariesMissing when there are none here. A pytest temporary folder would not do for root: its
+    parents are closed to the user that PostgreSQL then runs as.
     """
     folder = Path(tempfile.mkdtemp(prefix="headway-tests-")).resolve()
     try:
         with embedded.start(folder, postgres=postgres, valkey=valkey, options=options) as lease:
             yield lease.servers
-        wait_stopped(prepare(folder))
     finally:
+        wait_stopped(prepare(folder))
         shutil.rmtree(folder, ignore_errors=True)
