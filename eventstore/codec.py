@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -114,7 +115,7 @@ def prepare(
 
 def digest_of(text: bytes) -> tuple[bytes, bytes]:
     """A fresh salt, and the digest that stands for the text in the chain."""
-    salt = os.urandom(16)
+    salt = noise()
     return salt, chain.digest(salt, text)
 
 
@@ -341,5 +342,19 @@ def _find_text(value: object, path: str, needle: str | None) -> tuple[str, str] 
 def uuid7(now: Callable[[], int] = time.time_ns) -> bytes:
     """A UUID of version 7 (RFC 9562): milliseconds, then random, so that new ids go to the end of the index."""
     ms = now() // 1_000_000
-    noise = os.urandom(10)
-    return ms.to_bytes(6, "big") + bytes((0x70 | noise[0] & 0x0F, noise[1], 0x80 | noise[2] & 0x3F)) + noise[3:]
+    drawn = noise()
+    return ms.to_bytes(6, "big") + bytes((0x70 | drawn[0] & 0x0F, drawn[1], 0x80 | drawn[2] & 0x3F)) + drawn[3:10]
+
+
+def noise() -> bytes:
+    """16 bytes from the system's generator, drawn 256 at a time: each call of it lets go of the interpreter's lock."""
+    try:
+        return _drawn.popleft()
+    except IndexError:
+        block = os.urandom(4096)
+        _drawn.extend(block[start : start + 16] for start in range(16, 4096, 16))
+        return block[:16]
+
+
+_drawn: Final[deque[bytes]] = deque()
+os.register_at_fork(after_in_child=_drawn.clear)
