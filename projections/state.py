@@ -172,7 +172,7 @@ class JobState(Job):
 
 _KEPT: Final = Job.__struct_fields__
 _kept: Final = attrgetter(*_KEPT)
-_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_encode: Final = msgspec.json.Encoder().encode
 _sorted: Final = msgspec.json.Encoder(order="sorted").encode
 _decode: Final = msgspec.json.Decoder(Job).decode
 
@@ -184,7 +184,10 @@ def json_text(value: object) -> str:
 
 def encode_state(state: JobState) -> bytes:
     """The state as JSON; two states of the same history have the same bytes. What was touched is left out."""
-    return _encode(dict(zip(_KEPT, _kept(state), strict=True)))
+    kept = dict(zip(_KEPT, _kept(state), strict=True))
+    kept["steps"] = dict(sorted(state.steps.items()))
+    kept["attempts"] = {step: dict(sorted(tries.items())) for step, tries in sorted(state.attempts.items())}
+    return _encode(kept)
 
 
 def decode_state(raw: bytes) -> JobState:
