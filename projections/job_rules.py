@@ -53,7 +53,7 @@ def _planned(job: JobState, event: FoldEvent, us: int) -> str | None:
             if not has_room(job, (entry.step for entry in plan.entries)):
                 return PLAN_FULL
             replace_plan(job, plan, us)
-        elif same and auto == job.auto_complete and job.planned == bool(given):
+        elif same and auto == job.auto_complete and (job.planned or not given):
             return ALREADY
         elif not job.planned:
             replace_plan(job, plan, us)
