@@ -20,6 +20,7 @@ from psycopg import errors as pg
 
 from eventstore import statements
 from eventstore.append_call import AppendCall, settle_all
+from eventstore.append_statement import AppendStatement
 from eventstore.batch import MAX_JOB_EVENTS, Batch, Head, Known, by_job, fold_batch, to_recorded
 from eventstore.codec import Prepared
 from eventstore.errors import EventStoreError, FoldVersionMismatch, OutcomeUnknown, StoreBusy, StoreUnavailable
@@ -35,6 +36,7 @@ MAX_QUEUED: Final = 10_000  # events waiting
 IDLE: Final = 60.0  # seconds until the thread ends
 CALM: Final = 8  # batches in a row whose head nobody else moved, before the fast path is tried again
 RETRIES: Final = 3
+NOTIFY_EVERY: Final = 0.01  # seconds: a NOTIFY in every transaction costs each some 60 µs
 
 Listener = Callable[[Head, Sequence[RecordedEvent]], None]
 _bare: Final = NoProjection()
@@ -60,6 +62,7 @@ class Committer:
         listeners: Sequence[Listener] = (),
         max_job_events: int = MAX_JOB_EVENTS,
         idle: float = IDLE,
+        prepared: bool = True,
     ) -> None:
         self._log_id = log_id
         self._connect = connect
@@ -67,7 +70,7 @@ class Committer:
         self._listeners = listeners
         self._max_job_events = max_job_events
         self._idle = idle
-        self._sql = statements.append_sql(projection.write_ctes)
+        self._statement = AppendStatement(projection.write_ctes, prepared=prepared)
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[AppendCall | None] = queue.SimpleQueue()
         self._queued = 0
@@ -78,6 +81,7 @@ class Committer:
         self._head_read = 0.0  # monotonic seconds at which `_head.now_us` was the database's time
         self._states = StateCache(projection.size)
         self._calm = CALM
+        self._told, self._untold = 0.0, False  # when the last NOTIFY went out; whether something was appended since
         self._closing = False
 
     def submit(self, call: AppendCall) -> None:
@@ -160,9 +164,12 @@ class Committer:
     def _wait(self) -> AppendCall | None:
         while True:
             try:
-                call = self._queue.get(timeout=self._idle)
+                call = self._queue.get(timeout=NOTIFY_EVERY if self._untold else self._idle)
             except queue.Empty:
                 call = None
+                if self._untold:
+                    self._tell()
+                    continue
             if call is None:
                 with self._lock:
                     if self._queue.empty():
@@ -170,6 +177,16 @@ class Committer:
                         return None
             elif self._take(call):
                 return call
+
+    def _tell(self) -> None:
+        """The NOTIFY that was held back while appends followed each other closely. A hint: losing it costs latency."""
+        self._untold = False
+        if self._conn is not None and self._head is not None:
+            try:
+                self._conn.execute(statements.NOTIFY, (f"{self._log_id} {self._head.position}",))
+            except psycopg.Error:
+                self._forget()
+                self._disconnect()
 
     def _take(self, call: AppendCall) -> bool:
         with self._lock:
@@ -288,11 +305,14 @@ class Committer:
 
     def _write(self, conn: Conn, head: Head, batch: Batch, states: dict[str, Any]) -> None:
         rows = self._projection.rows(self._log_id, [state for job_id, state in states.items() if job_id != LOG_JOB])
-        won, now_us = statements.append(conn, self._sql, head, batch.head, batch.fresh, rows)
-        if not won:
+        notify = time.monotonic() - self._told > NOTIFY_EVERY
+        new = self._statement.run(conn, head, batch.head, batch.fresh, rows, notify=notify)
+        if new is None:
             raise _Lost("the log moved on")
-        self._head, self._head_read = batch.head, time.monotonic()
-        self._head = statements.at_time(batch.head, now_us)
+        self._remember(new)
+        self._untold = not notify
+        if notify:
+            self._told = self._head_read
 
     def _done(self, calls: list[AppendCall], batch: Batch, states: dict[str, Any]) -> None:
         settle_all(list(zip(calls, batch.outcomes, strict=True)))

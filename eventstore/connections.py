@@ -36,7 +36,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10, pgbouncer: bool = False) -> None:
         self.url = url.replace("postgresql+psycopg://", "postgresql://", 1)
-        self._pgbouncer = pgbouncer
+        self.pgbouncer = pgbouncer
         self.pool_size = pool_size
         self._engine: sa.Engine | None = None
 
@@ -57,7 +57,7 @@ class Database:
 
     def connect(self) -> Conn:
         """A new autocommit connection of its own. Raises psycopg's errors."""
-        options: dict[str, Any] = {} if self._pgbouncer else {"options": OPTIONS}
+        options: dict[str, Any] = {} if self.pgbouncer else {"options": OPTIONS}
         conn = psycopg.connect(
             self.url,
             autocommit=True,
@@ -66,7 +66,7 @@ class Database:
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=2,
-            prepare_threshold=None if self._pgbouncer else 5,
+            prepare_threshold=None if self.pgbouncer else 5,
             **options,
         )
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

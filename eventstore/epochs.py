@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from eventstore import statements
+from eventstore.append_statement import AppendStatement
 from eventstore.batch import Request, fold_batch
 from eventstore.codec import Prepared, canonical, digest_of, uuid7
 from eventstore.events import LOG_JOB
@@ -46,8 +47,8 @@ def begin_epoch(conn: Conn, log_id: int, system_id: str, timeline: str, projecti
         {"epoch": head.epoch, "common_position": before.position, "system_id": system_id, "timeline": timeline},
     )
     batch = fold_batch(head, [Request([event])], {}, states, projection, recorded_us=head.now_us)
-    sql = statements.append_sql(projection.write_ctes)
-    statements.append(conn, sql, head, batch.head, batch.fresh, projection.rows(log_id, []))
+    statement = AppendStatement(projection.write_ctes, prepared=False)
+    statement.run(conn, head, batch.head, batch.fresh, projection.rows(log_id, []), notify=True)
 
 
 def log_event(kind: str, data: dict[str, object]) -> Prepared:

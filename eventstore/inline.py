@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 
 from eventstore.events import NewEvent
+from eventstore.pgarray import PgArray
 
 
 class Verdict(NamedTuple):
@@ -92,7 +93,7 @@ class InlineProjection(Protocol):
         Sets `state.version` and `state.position` to the event's."""
         ...
 
-    def rows(self, log_id: int, states: Collection[Any]) -> dict[str, Any]:
+    def rows(self, log_id: int, states: Collection[Any]) -> dict[str, PgArray]:
         """The parameters of `write_ctes`: what was touched since the last call, each row once, sorted by key.
 
         Forgets what was touched."""
@@ -140,7 +141,7 @@ class NoProjection:
         state.version = event.version
         return state, Verdict(True, None, 0)
 
-    def rows(self, log_id: int, states: Iterable[_Bare]) -> dict[str, Any]:
+    def rows(self, log_id: int, states: Iterable[_Bare]) -> dict[str, PgArray]:
         del log_id, states
         return {}
 

@@ -6,34 +6,22 @@ They run on the driver's connection under SQLAlchemy's: at 400 µs per append th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import psycopg
 from psycopg import pq
 from psycopg.adapt import Loader
 
 from eventstore import pgarray
 from eventstore.batch import Head, Known
-from eventstore.codec import Prepared
 from eventstore.errors import NoSuchLog
-from eventstore.events import RecordedEvent, to_datetime
+from eventstore.events import RecordedEvent
 from eventstore.pgarray import PG_EPOCH_US
 
 Conn = psycopg.Connection[Any]
 
 LOCK_TIMEOUT: Final = "2s"
 """How long an append waits for the log's row before it answers `StoreBusy`."""
-_SQL: Final = Path(__file__).with_name("sql")
-
-
-@cache
-def append_sql(inline: str) -> str:
-    """The append statement with the inline projection's CTEs in it: the one allowed composition of SQL text."""
-    text = (_SQL / "append.sql").read_text("utf-8")
-    return text.replace("/*inline*/", f", {inline}" if inline else "")
 
 
 _HEAD: Final = (
@@ -76,9 +64,10 @@ READ_JOB: Final = (
 )
 """Served by events_log_id_job_id_version_key."""
 READ_JOB_AFTER_POSITION: Final = (
-    f"SELECT {COLUMNS} FROM events WHERE log_id = %(log_id)s AND job_id = %(job)s"  # noqa: S608
-    " AND version > %(version)s AND position > %(after)s AND position <= %(upto)s ORDER BY version LIMIT %(limit)s"
+    f"SELECT {COLUMNS} FROM events WHERE log_id = %s AND job_id = %s AND position > %s AND position <= %s"  # noqa: S608
+    " ORDER BY version LIMIT %s"
 )
+"""Served by events_log_id_job_id_version_key; skips the job's events up to the position. For a first page."""
 FIND_IDS: Final = (
     "SELECT event_id, position, version, job_id, type, step, attempt, seq, data, salt, applied, reason, percent, hash,"
     " occurred_at FROM events WHERE log_id = %s AND event_id = ANY(%s)"
@@ -89,6 +78,7 @@ JOB_VERSIONS: Final = (
     " ORDER BY e.version DESC LIMIT 1), 0) FROM unnest(%s) AS w(job_id)"
 )
 """Served by events_log_id_job_id_version_key, read backwards."""
+NOTIFY: Final = "SELECT pg_notify('headway', %s)"
 HASH_AT: Final = "SELECT hash FROM events WHERE log_id = %s AND position = %s"
 
 
@@ -121,28 +111,6 @@ def recorded(cursor: psycopg.Cursor[Any]) -> list[RecordedEvent]:
     return [RecordedEvent(*row) for row in cursor.fetchall()]
 
 
-def event_arrays(batch: Sequence[Prepared]) -> dict[str, Any]:
-    """The `e_…` parameters of append.sql."""
-    return {
-        "e_position": pgarray.int8([e.position for e in batch]),
-        "e_job_id": pgarray.text([e.job_id for e in batch]),
-        "e_version": pgarray.int4([e.version for e in batch]),
-        "e_event_id": pgarray.uuid([e.event_id for e in batch]),
-        "e_type": pgarray.text([e.type for e in batch]),
-        "e_step": pgarray.text([e.step for e in batch]),
-        "e_attempt": pgarray.int4([e.attempt for e in batch]),
-        "e_seq": pgarray.int4([e.seq for e in batch]),
-        "e_data": pgarray.json([e.text for e in batch]),
-        "e_salt": pgarray.bytea([e.salt for e in batch]),
-        "e_applied": pgarray.bools([e.applied for e in batch]),
-        "e_reason": pgarray.text([e.reason for e in batch]),
-        "e_percent": pgarray.int4([e.ppm for e in batch]),
-        "e_actor": pgarray.text([e.actor for e in batch]),
-        "e_occurred_at": pgarray.times([e.occurred_us for e in batch]),
-        "e_hash": pgarray.bytea([e.hash for e in batch]),
-    }
-
-
 def read_head(conn: Conn, log_id: int) -> Head:
     """The log's row now. Raises `NoSuchLog`."""
     return _head(conn.execute(HEAD_BY_ID, (log_id,), binary=True), str(log_id))
@@ -162,10 +130,6 @@ def _head(cursor: psycopg.Cursor[Any], log: str) -> Head:
     if row is None:
         raise NoSuchLog(log)
     return Head(*row)
-
-
-def at_time(head: Head, now_us: int) -> Head:
-    return msgspec.structs.replace(head, now_us=now_us)
 
 
 def lock_log(
@@ -190,31 +154,3 @@ def job_versions(conn: Conn, log_id: int, job_ids: Sequence[str]) -> dict[str, i
     if not job_ids:
         return {}
     return dict(conn.execute(JOB_VERSIONS, (log_id, pgarray.text(job_ids))).fetchall())
-
-
-def append(
-    conn: Conn, sql: str, head: Head, new: Head, fresh: Sequence[Prepared], rows: dict[str, Any]
-) -> tuple[bool, int]:
-    """Write a folded batch if the log is still at `head`. Whether it was, and the database's clock in µs."""
-    row = conn.execute(
-        sql,
-        {
-            "lock_timeout": LOCK_TIMEOUT,
-            "log_id": head.log_id,
-            "epoch": head.epoch,
-            "fold_version": head.fold_version,
-            "head": head.position,
-            "head_hash": head.hash,
-            "new_head": new.position,
-            "new_hash": new.hash,
-            "recorded_at": to_datetime(fresh[0].recorded_us),
-            "notify": True,
-            "hint": f"{head.log_id} {new.position}",
-            **event_arrays(fresh),
-            **rows,
-        },
-        binary=True,
-        prepare=True,
-    ).fetchone()
-    assert row is not None
-    return row[0] == 1, row[1]

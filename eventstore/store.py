@@ -109,18 +109,7 @@ class EventStore:
 
     def prepare_many(self, events: Sequence[tuple[str, NewEvent]], *, checked: bool = False) -> list[Prepared]:
         """`prepare` over many jobs. Errors name the index: `events[3].data.percent`."""
-        if not 1 <= len(events) <= MAX_CALL:
-            raise InvalidEvent("events", f"{len(events)} events", f"1 to {MAX_CALL:,} events in a call", "out_of_range")
-        ready: list[Prepared] = []
-        check = self.projection.check
-        for index, (job_id, event) in enumerate(events):
-            try:
-                if not checked:
-                    check_job_id(job_id)
-                ready.append(prepare(job_id, event, check=check, redact=self._redact))
-            except InvalidEvent as error:
-                raise error.at(f"events[{index}]") from None
-        return ready
+        return prepare_all(events, self.projection, self._redact, checked=checked)
 
     def submit(
         self, events: Sequence[Prepared], expected: Expected | int = ANY, *, timeout: float = TIMEOUT
@@ -145,6 +134,7 @@ class EventStore:
                     projection=owner.projection,
                     listeners=owner._listeners,
                     max_job_events=owner._max_job_events,
+                    prepared=not owner.database.pgbouncer,
                 )
             return committer
 
@@ -264,6 +254,24 @@ class EventStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def prepare_all(
+    events: Sequence[tuple[str, NewEvent]], projection: InlineProjection, redact: Redact | None, *, checked: bool
+) -> list[Prepared]:
+    """Check the events of one call and make them ready. `checked`: the job ids are known to be good."""
+    if not 1 <= len(events) <= MAX_CALL:
+        raise InvalidEvent("events", f"{len(events)} events", f"1 to {MAX_CALL:,} events in a call", "out_of_range")
+    ready: list[Prepared] = []
+    check = projection.check
+    for index, (job_id, event) in enumerate(events):
+        try:
+            if not checked:
+                check_job_id(job_id)
+            ready.append(prepare(job_id, event, check=check, redact=redact))
+        except InvalidEvent as error:
+            raise error.at(f"events[{index}]") from None
+    return ready
 
 
 def make_call(events: Sequence[Prepared], expected: Expected | int, timeout: float) -> AppendCall:
