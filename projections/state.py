@@ -18,7 +18,7 @@ CAP: Final = 990_000
 STEP_LIMIT: Final = 10_000
 """Steps that a job may ever name, removed ones included; then `plan_full`."""
 DEPTH_LIMIT: Final = 16
-"""Groups within groups; a step in the plan's top level has depth 1."""
+"""Groups above a step, the job itself not counted."""
 
 PENDING: Final = "pending"
 RUNNING: Final = "running"

@@ -269,7 +269,7 @@ def _added(job: JobState, event: FoldEvent, us: int) -> str | None:
         holder = job.steps.get(parent)
         if holder is None or holder.status == REMOVED:
             add_step(job, parent, us, weight=None if holder is None else holder.weight)
-        elif depth(job, parent) >= DEPTH_LIMIT:
+        elif depth(job, parent) > DEPTH_LIMIT:
             return PLAN_FULL
     add_step(job, name, us, parent=parent, label=label, weight=weight, after=data.get("after"))
     begin_plan(job)
