@@ -61,6 +61,16 @@ def database_url(servers: tuple[str, str], template: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def empty_database_url(servers: tuple[str, str]) -> Iterator[str]:
+    """A fresh database that was never migrated."""
+    name = f"headway_empty_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(servers[0], autocommit=True) as conn:
+        conn.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        yield with_database(servers[0], name)
+        conn.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
 def redis_url(servers: tuple[str, str]) -> Iterator[str]:
     """The run's Valkey, emptied before the test."""
     import redis

@@ -70,8 +70,8 @@ class NaiveUpdate:
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute("DROP TABLE IF EXISTS naive_steps")
             conn.execute(
-                "CREATE TABLE naive_steps (job_id text, step text, status text, done bigint, total bigint, message text,"
-                " updated_at timestamptz, PRIMARY KEY (job_id, step)) WITH (fillfactor = 70)"
+                "CREATE TABLE naive_steps (job_id text, step text, status text, done bigint, total bigint,"
+                " message text, updated_at timestamptz, PRIMARY KEY (job_id, step)) WITH (fillfactor = 70)"
             )
 
     def writer(self, caller: int, batch: int) -> Write:

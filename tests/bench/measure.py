@@ -48,8 +48,10 @@ def run_callers(writes: Sequence[Write], batch: int, seconds: float) -> tuple[fl
     return len(flat) * batch / took, flat
 
 
-def alternate(contenders: Sequence[Contender], *, callers: int, batch: int, seconds: float, rounds: int) -> list[Figure]:
-    """One figure per contender. The first half second of each contender is warm-up and not counted."""
+def alternate(
+    contenders: Sequence[Contender], *, callers: int, batch: int, seconds: float, rounds: int
+) -> list[Figure]:
+    """One figure per contender. Half a second of each is warm-up and not counted."""
     rates: list[list[float]] = [[] for _ in contenders]
     latencies: list[list[float]] = [[] for _ in contenders]
     all_writes = [[c.writer(k, batch) for k in range(callers)] for c in contenders]
