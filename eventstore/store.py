@@ -276,8 +276,8 @@ def prepare_all(
 
 def make_call(events: Sequence[Prepared], expected: Expected | int, timeout: float) -> AppendCall:
     """A call for a committer. Raises `InvalidEvent` for an expectation that means nothing."""
-    if expected not in (ANY, NO_JOB):
-        if type(expected) is not int or expected < 0:
+    if expected is not ANY:
+        if expected is not NO_JOB and (type(expected) is not int or expected < 0):
             raise InvalidEvent("expected", expected, "ANY, NO_JOB or a version from 0", "wrong_type")
         if len({event.job_id for event in events}) > 1:
             raise InvalidEvent("expected", expected, "ANY for a call over many jobs", "out_of_range")

@@ -10,5 +10,6 @@ down_revision = None
 
 
 def upgrade() -> None:
+    connection = op.get_bind().execution_options(no_parameters=True)  # a % in a function's text is no placeholder
     for statement in [*log_schema.ddl(), *progress_schema.ddl()]:
-        op.get_bind().exec_driver_sql(statement)
+        connection.exec_driver_sql(statement)
