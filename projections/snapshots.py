@@ -1,7 +1,7 @@
 """What a job looks like now: itself, its steps with their attempts, and the cursor that the picture reflects.
 
-A snapshot is read in one REPEATABLE READ, READ ONLY transaction together with the log's head: what follows the cursor is
-what the snapshot does not show yet, no more, no less. Percentages are percent here (0 to 100), times datetimes in UTC.
+A snapshot is read in one REPEATABLE READ, READ ONLY transaction together with the log's head: what follows the cursor
+is what the snapshot does not show yet, no more, no less. Percentages are percent here (0 to 100), times UTC datetimes.
 """
 
 from __future__ import annotations
