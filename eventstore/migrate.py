@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from eventstore.connections import Database
 from eventstore.errors import StoreUnavailable
+from eventstore.statements import Conn
 
 _LOCK: Final = 7_016_996_765_293_437_281  # any constant: one migration at a time
 
@@ -22,14 +23,14 @@ def migrations_folder() -> Path:
     raise FileNotFoundError(f"no migrations in or beside {here}: install headway again")
 
 
-def migrate(url: str, revision: str = "head") -> tuple[str | None, str]:
+def migrate(url: str, revision: str = "head", *, pgbouncer: bool = False) -> tuple[str | None, str]:
     """Upgrade to `revision`; returns the revisions before and after. Safe to call twice and from two processes."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    engine = Database(url).engine.execution_options(isolation_level="READ COMMITTED")
+    engine = Database(url, pgbouncer=pgbouncer).engine.execution_options(isolation_level="READ COMMITTED")
     try:
         with engine.begin() as connection:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -44,14 +45,11 @@ def migrate(url: str, revision: str = "head") -> tuple[str | None, str]:
     return before, after or ""
 
 
-def current_revision(url: str) -> str | None:
+def current_revision(conn: Conn) -> str | None:
     """The revision of the database; None if it was never migrated."""
-    engine = Database(url).engine
-    try:
-        with engine.connect() as connection:
-            return _revision(connection)
-    finally:
-        engine.dispose()
+    (there,) = conn.execute("SELECT to_regclass('alembic_version')::text").fetchone() or (None,)
+    row = conn.execute("SELECT version_num FROM alembic_version").fetchone() if there else None
+    return row[0] if row else None
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -1,0 +1,119 @@
+"""Output: for people (colours and columns on a terminal, plain text elsewhere) and for programs (JSON, a line each).
+
+Whatever was typed by somebody goes through `api.cli.text.visible` before it gets here; markup is never interpreted.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PAST: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+STYLES: Final = {
+    "pending": "dim",
+    "running": "cyan",
+    "waiting": "yellow",
+    "retrying": "yellow",
+    "completed": "green",
+    "skipped": "green dim",
+    "failed": "bold red",
+    "cancelled": "magenta",
+    "abandoned": "red dim",
+    "removed": "dim",
+}
+MARKS: Final = {
+    "pending": "·",
+    "running": "▸",
+    "waiting": "‖",
+    "retrying": "↻",
+    "completed": "✓",
+    "skipped": "↷",
+    "failed": "✗",
+    "cancelled": "⊘",
+    "abandoned": "–",
+    "removed": "–",
+}
+
+
+@cache
+def console(*, stderr: bool = False) -> Console:
+    """Where people read. NO_COLOR is respected; what is not a terminal gets no colours and no line breaks of ours."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """One value as one line of JSON."""
+    print_raw(msgspec.json.encode(value))
+
+
+def print_raw(line: bytes) -> None:
+    """A line that is JSON already."""
+    sys.stdout.buffer.write(line + b"\n")
+
+
+def columns(*headings: str, right: tuple[str, ...] = ()) -> Table:
+    """A table without lines that folds long cells. Wide characters count as two columns."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """On a terminal as wide as that is, elsewhere as wide as its content: a pipe has no width."""
+    out = console()
+    if out.is_terminal:
+        out.print(table)
+    else:
+        out.print(
+            table, width=max(table.__rich_measure__(out, out.options.update(max_width=10_000)).maximum, 1), crop=False
+        )
+
+
+def percent_text(ppm: int) -> str:
+    """A percentage with one decimal, never rounded up: 100.0 only for the whole."""
+    return f"{ppm // 1_000 / 10:.1f} %"
+
+
+def bar(ppm: int, width: int) -> str:
+    """A bar of `width` columns; full only for the whole."""
+    full = ppm * width // 1_000_000
+    return "█" * full + "░" * (width - full)
+
+
+def clock(us: int) -> str:
+    """Microseconds since 1970 as local date and time, to the millisecond."""
+    try:
+        moment = datetime.fromtimestamp(us / 1_000_000, tz=UTC).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return "out of range"
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{us // 1_000 % 1_000:03d}"
+
+
+def span(us: int) -> str:
+    """A duration in its two largest units: `2d 3h`, `4m 5s`, `0.8s`."""
+    seconds = max(us, 0) / 1_000_000
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    left, parts = int(seconds), []
+    for size, unit in PAST:
+        if left >= size:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(parts[:2])
