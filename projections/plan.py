@@ -250,7 +250,7 @@ def median_weight(job: JobState, parent: str | None) -> int:
 
 def has_room(job: JobState, names: Iterable[str]) -> bool:
     """Whether the job may name these steps too."""
-    return job.rows + sum(name not in job.steps for name in names) <= STEP_LIMIT
+    return job.steps_named + sum(name not in job.steps for name in names) <= STEP_LIMIT
 
 
 def depth(job: JobState, name: str | None) -> int:
@@ -306,7 +306,7 @@ def _shapes(job: JobState) -> dict[str | None, tuple[dict[str, tuple[int, int]],
 
 def _make(job: JobState, name: str) -> StepState:
     step = job.steps[name] = StepState(name)
-    job.rows += 1
+    job.steps_named += 1
     return step
 
 
@@ -426,4 +426,4 @@ def _spread(job: JobState) -> None:
     for place, step in enumerate(sorted(job.steps.values(), key=attrgetter("ordinal", "step")), 1):
         step.ordinal = place * ROOM
         job.touched[step.step] = step
-    job.last_ordinal = job.rows * ROOM
+    job.last_ordinal = job.steps_named * ROOM

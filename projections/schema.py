@@ -24,6 +24,7 @@ CREATE TABLE {jobs} (
     status         text NOT NULL,
     percent        int NOT NULL CHECK (percent BETWEEN 0 AND 1000000),
     plan_version   int NOT NULL,
+    steps_named    int NOT NULL,
     steps_total    int NOT NULL,
     steps_open     int NOT NULL,
     steps_done     int NOT NULL,

@@ -112,7 +112,7 @@ class AttemptState(msgspec.Struct, gc=False):
 class Job(msgspec.Struct):
     """What is kept of a job. `percent` is what is shown; `absolute` the last percentage reported for the job itself.
 
-    `rows` counts the steps ever named, `first_position` is where its first event stands.
+    `steps_named` counts the steps that it ever had, `first_position` is where its first event stands.
     """
 
     job_id: str
@@ -135,7 +135,7 @@ class Job(msgspec.Struct):
     auto_complete: bool = False
     absolute: int | None = None
     seq: int | None = None
-    rows: int = 0
+    steps_named: int = 0
     last_ordinal: int = 0
     steps_total: int = 0
     steps_open: int = 0
@@ -167,7 +167,7 @@ class JobState(Job):
     @property
     def complete(self) -> bool:
         """Whether all steps of the job are held."""
-        return len(self.steps) == self.rows
+        return len(self.steps) == self.steps_named
 
 
 _KEPT: Final = Job.__struct_fields__
