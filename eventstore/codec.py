@@ -8,6 +8,7 @@ is still a retry.
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 import time
@@ -82,7 +83,7 @@ def prepare(
     ready = Prepared()
     ready.job_id = job_id
     ready.type = kind = event.type
-    if kind not in EVENT_TYPES:
+    if type(kind) is not str or kind not in EVENT_TYPES:
         raise InvalidEvent("type", kind, "an event type of version 1, for example step.progressed", "unknown_type")
     step = event.step
     if step is not None:
@@ -122,12 +123,13 @@ def digest_of(text: bytes) -> tuple[bytes, bytes]:
 def canonical(data: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """`data` as the log keeps it, decoded and as canonical text. Raises `InvalidEvent` for what JSON can't hold.
 
-    A stack above 32 KiB is cut in the middle and marked; everything else above its limit is refused.
+    Decoded means from the text, so that what is folded now is what a rebuild will fold, whatever the caller does to
+    its own objects meanwhile. A stack above 32 KiB is cut in the middle and marked; everything else above its limit is refused.
     """
     error = data.get("error")
     if type(error) is dict and type(error.get("stack")) is str and len(error["stack"]) > MAX_STEP:
         data = {**data, "error": {**error, "stack": cut_middle(error["stack"], MAX_STACK)}}
-    plain, raw = _object(data, "data", 1)
+    plain = _object(data, "data", 1)
     try:
         text = _encode(plain)
     except UnicodeEncodeError:
@@ -136,13 +138,12 @@ def canonical(data: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         raise InvalidEvent(bad[0], bad[1], "text without NUL characters", "nul_not_allowed")
     if len(text) > MAX_DATA:
         raise InvalidEvent("data", f"{len(text)} bytes", f"at most {MAX_DATA} bytes as JSON", "too_long")
-    return (_decode(text) if raw else plain), text
+    return _decode(text), text
 
 
-def _object(value: dict[str, Any], path: str, depth: int) -> tuple[Any, bool]:
-    """The object with plain numbers, and whether it holds pre-encoded pieces. Copies only if something changes."""
+def _object(value: dict[str, Any], path: str, depth: int) -> Any:
+    """The object with numbers as the encoder must see them. Copies only if something changes."""
     changed: dict[str, Any] | None = None
-    raw = False
     astral = False
     for key, item in value.items():
         if type(key) is not str:
@@ -152,29 +153,28 @@ def _object(value: dict[str, Any], path: str, depth: int) -> tuple[Any, bool]:
         kind = type(item)
         if kind is str or kind is bool or item is None:
             continue
-        kept, is_raw = _value(item, f"{path}.{key}", depth)
-        raw |= is_raw
+        kept = _value(item, f"{path}.{key}", depth)
         if kept is not item:
             changed = dict(value) if changed is None else changed
             changed[key] = kept
     plain = value if changed is None else changed
     if not astral:
-        return plain, raw
+        return plain
     # UTF-8 order, in which the encoder sorts, puts U+E000-U+FFFF before the astral planes; UTF-16 order puts it after.
     names = sorted(plain, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
     try:
         members = [_encode(name) + b":" + _encode(plain[name]) for name in names]
     except UnicodeEncodeError:
         raise _bad_text(value, path) from None
-    return msgspec.Raw(b"{" + b",".join(members) + b"}"), True
+    return msgspec.Raw(b"{" + b",".join(members) + b"}")
 
 
-def _value(item: Any, path: str, depth: int) -> tuple[Any, bool]:
+def _value(item: Any, path: str, depth: int) -> Any:
     kind = type(item)
     if kind is int:
         if not -MAX_INT <= item <= MAX_INT:
             raise InvalidEvent(path, item, "an integer from -2^53 to 2^53", "out_of_range")
-        return item, False
+        return item
     if kind is float:
         return _number(item, path)
     if kind is dict or kind is list or kind is tuple:
@@ -184,30 +184,24 @@ def _value(item: Any, path: str, depth: int) -> tuple[Any, bool]:
             return _object(item, path, depth + 1)
         return _array(item, path, depth + 1)
     if kind is str or kind is bool or item is None:
-        return item, False
+        return item
     raise InvalidEvent(path, item, f"a JSON value, not {kind.__name__}", "wrong_type")
 
 
-def _array(items: list[Any] | tuple[Any, ...], path: str, depth: int) -> tuple[Any, bool]:
-    kept: list[Any] = []
-    changed, raw = type(items) is tuple, False
-    for index, item in enumerate(items):
-        value, is_raw = _value(item, f"{path}[{index}]", depth)
-        raw |= is_raw
-        changed |= value is not item
-        kept.append(value)
-    return (kept if changed else items), raw
+def _array(items: list[Any] | tuple[Any, ...], path: str, depth: int) -> Any:
+    kept = [_value(item, f"{path}[{index}]", depth) for index, item in enumerate(items)]
+    return kept if any(map(operator.is_not, kept, items)) else items
 
 
-def _number(value: float, path: str) -> tuple[Any, bool]:
+def _number(value: float, path: str) -> Any:
     if not math.isfinite(value):
         raise InvalidEvent(path, value, "a finite number", "not_finite")
     size = abs(value)
     if value.is_integer() and size <= MAX_INT:
-        return int(value), False
-    if 1e-5 <= size < 1e16:
-        return value, False
-    return msgspec.Raw(es_number(value).encode()), True
+        return int(value)
+    if 1e-5 <= size <= MAX_INT:
+        return value
+    return msgspec.Raw(es_number(value).encode())
 
 
 def es_number(value: float) -> str:

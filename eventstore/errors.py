@@ -20,7 +20,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import reprlib
+from typing import Any, ClassVar, Final
+
+_bounded: Final = reprlib.Repr()
+_bounded.maxlevel, _bounded.maxother, _bounded.maxlong = 2, 80, 80
 
 
 class EventStoreError(Exception):
@@ -41,8 +45,8 @@ class InvalidEvent(EventStoreError, ValueError):
 
     def __init__(self, field: str, given: object, rule: str, rule_code: str = "invalid") -> None:
         shown = given if isinstance(given, Shown) else shorten(given)
-        super().__init__(f"{field}: {rule}; given {shown}")
-        self.field, self.given, self.rule, self.rule_code = field, str(shown), rule, rule_code
+        self.field, self.given, self.rule, self.rule_code = printable(field, 200), str(shown), rule, rule_code
+        super().__init__(f"{self.field}: {rule}; given {shown}")
 
     def at(self, prefix: str) -> InvalidEvent:
         """The same error, one level further out: `at("events[3]")`."""
@@ -58,13 +62,23 @@ class Shown(str):
 
 
 def shorten(value: object, limit: int = 80) -> Shown:
-    """A repr that fits a line: never more than `limit` characters, controls escaped, huge integers not spelled out."""
+    """A repr that fits a line: about `limit` characters, controls escaped, nothing deep or huge spelled out."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         return Shown(f"an integer of {value.bit_length()} bits")
+    rest = ""
     if isinstance(value, str | bytes) and len(value) > limit:
-        return Shown(f"{value[: limit // 2]!a}… ({len(value)} long)")
-    text = ascii(value) if not isinstance(value, str) else repr(value)
-    return Shown(text if len(text) <= limit else text[: limit - 1] + "…")
+        value, rest = value[: limit // 2], f"… ({len(value)} long)"
+    try:
+        text = repr(value) if isinstance(value, str) else _bounded.repr(value)
+    except Exception:  # the repr of a caller's own class may do anything
+        text = f"<{type(value).__name__}>"
+    return Shown(printable(text, limit) + rest)
+
+
+def printable(text: str, limit: int) -> str:
+    """The text on one line, controls and what else can't be seen escaped, cut at the limit."""
+    text = text if text.isprintable() else repr(text[:limit])[1:-1]
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class InvalidCursor(EventStoreError, ValueError):
