@@ -8,7 +8,8 @@ Format (array_send in PostgreSQL): ndim, has-null flag, element oid, length, low
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
@@ -68,54 +69,67 @@ def register(conn: psycopg.Connection[Any]) -> None:
 
 
 def _array(name: str, parts: Sequence[bytes], has_null: bool) -> PgArray:
-    element = _ELEMENT_OIDS[name][0]
-    if not parts:
-        return _CLASSES[name](struct.pack(">iiI", 0, 0, element))
-    return _CLASSES[name](_HEAD.pack(1, int(has_null), element, len(parts), 1) + b"".join(parts))
+    return _CLASSES[name](_HEAD.pack(1, int(has_null), _ELEMENT_OIDS[name][0], len(parts), 1) + b"".join(parts))
 
 
-def _ints(name: str, packer: struct.Struct, width: int, values: Iterable[int | None]) -> PgArray:
+@lru_cache(maxsize=256)
+def _nulls(name: str, length: int) -> PgArray:
+    """An array of nothing but NULL: most columns of most batches. One of length 0 has no dimension."""
+    if length == 0:
+        return _CLASSES[name](struct.pack(">iiI", 0, 0, _ELEMENT_OIDS[name][0]))
+    return _array(name, [_NULL] * length, True)
+
+
+def _ints(name: str, packer: struct.Struct, width: int, values: Sequence[int | None]) -> PgArray:
+    nulls = values.count(None)
+    if nulls == len(values):
+        return _nulls(name, nulls)
     pack = packer.pack
-    parts = [_NULL if v is None else pack(width, v) for v in values]
-    return _array(name, parts, _NULL in parts)
+    return _array(name, [_NULL if v is None else pack(width, v) for v in values], nulls > 0)
 
 
-def int8(values: Iterable[int | None]) -> PgArray:
+def int8(values: Sequence[int | None]) -> PgArray:
     return _ints("int8", _INT8, 8, values)
 
 
-def int4(values: Iterable[int | None]) -> PgArray:
+def int4(values: Sequence[int | None]) -> PgArray:
     return _ints("int4", _INT4, 4, values)
 
 
-def times(values: Iterable[int | None]) -> PgArray:
+def times(values: Sequence[int | None]) -> PgArray:
     """timestamptz[] from microseconds since 1970."""
-    return _ints("timestamptz", _INT8, 8, (None if v is None else v - PG_EPOCH_US for v in values))
+    return _ints("timestamptz", _INT8, 8, [None if v is None else v - PG_EPOCH_US for v in values])
 
 
-def _bytes(name: str, values: Iterable[bytes | None]) -> PgArray:
+def text(values: Sequence[str | None]) -> PgArray:
+    nulls = values.count(None)
+    if nulls == len(values):
+        return _nulls("text", nulls)
     size = _LEN
-    parts = [_NULL if v is None else size(len(v)) + v for v in values]
-    return _array(name, parts, _NULL in parts)
+    return _array("text", [_NULL if v is None else size(len(raw := v.encode())) + raw for v in values], nulls > 0)
 
 
-def text(values: Iterable[str | None]) -> PgArray:
-    return _bytes("text", (None if v is None else v.encode() for v in values))
+def _bytes(name: str, values: Sequence[bytes | None]) -> PgArray:
+    nulls = values.count(None)
+    if nulls == len(values):
+        return _nulls(name, nulls)
+    size = _LEN
+    return _array(name, [_NULL if v is None else size(len(v)) + v for v in values], nulls > 0)
 
 
-def json(values: Iterable[bytes | None]) -> PgArray:
+def json(values: Sequence[bytes | None]) -> PgArray:
     """json[] from canonical text, already UTF-8."""
     return _bytes("json", values)
 
 
-def uuid(values: Iterable[bytes | None]) -> PgArray:
+def uuid(values: Sequence[bytes | None]) -> PgArray:
     return _bytes("uuid", values)
 
 
-def bytea(values: Iterable[bytes | None]) -> PgArray:
+def bytea(values: Sequence[bytes | None]) -> PgArray:
     return _bytes("bytea", values)
 
 
-def bools(values: Iterable[bool | None]) -> PgArray:
+def bools(values: Sequence[bool | None]) -> PgArray:
     parts = [_NULL if v is None else _TRUE if v else _FALSE for v in values]
-    return _array("bool", parts, _NULL in parts)
+    return _array("bool", parts, _NULL in parts) if parts else _nulls("bool", 0)
