@@ -54,13 +54,15 @@ def parse_cursor(text: str | int | Cursor | Where | None) -> Cursor | Where:
     match text:
         case Cursor() | Where():
             return text
-        case None | "" | "-1" | -1:
+        case None | "" | "-1":
             return START
         case "now":
             return NOW
         case bool():
             raise InvalidCursor(text)
         case int():
+            if text == -1:
+                return START
             if 0 <= text <= MAX_POSITION:
                 return Cursor(text)
         case str():
