@@ -95,7 +95,7 @@ def postgres(folder: Folder, progress: Callable[[str], None]) -> Program:
     """
     try:
         wanted = (folder.postgres / "PG_VERSION").read_text(encoding="ascii").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         wanted = ""
     tried: list[str] = []
     others: list[str] = []

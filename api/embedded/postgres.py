@@ -70,8 +70,8 @@ def initialise(folder: Folder, program: Program) -> None:
     With a UTF-8 character type whatever the locale here: with type C, pg_trgm gives no trigrams for Chinese,
     and lower() leaves Ä alone. Sorting is by bytes, which no upgrade of the system's library changes.
     """
-    if folder.postgres.exists() and any(folder.postgres.iterdir()):
-        raise FolderNotYours(folder.postgres, "it has files, but is not a PostgreSQL cluster")
+    if folder.postgres.exists() and not (folder.postgres.is_dir() and not any(folder.postgres.iterdir())):
+        raise FolderNotYours(folder.postgres, "it is not a PostgreSQL cluster and not an empty folder")
     remove_leftovers(folder.path, "postgres.new-*")
     new = folder.private(f"postgres.new-{secrets.token_hex(4)}")
     utf8 = "C.UTF-8" if os.uname().sysname != "Darwin" else "en_US.UTF-8"

@@ -47,7 +47,7 @@ class Lease:
         return self._fd is None
 
     def ensure_running(self) -> Servers:
-        """Start again what has died since; costs well below a millisecond when nothing has. Raises what `start` raises.
+        """Start again what has died since; costs about a millisecond when nothing has. Raises what `start` raises.
 
         The URLs stay what they were.
         """
