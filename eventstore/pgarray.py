@@ -8,7 +8,7 @@ Format (array_send in PostgreSQL): ndim, has-null flag, element oid, length, low
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -133,3 +133,34 @@ def bytea(values: Sequence[bytes | None]) -> PgArray:
 def bools(values: Sequence[bool | None]) -> PgArray:
     parts = [_NULL if v is None else _TRUE if v else _FALSE for v in values]
     return _array("bool", parts, _NULL in parts) if parts else _nulls("bool", 0)
+
+
+Pack = Callable[[Sequence[Any]], PgArray]
+PackOne = Callable[[Any], PgArray]
+
+
+def packers(name: str) -> tuple[Pack, PackOne, PgArray]:
+    """For one type: how to pack a column, how to pack a single value that is not NULL (three times as fast), and the
+    packed single NULL. Types: int8, int4, text, json (as text), times.
+    """
+    element = "timestamptz" if name == "times" else name
+    head = _HEAD.pack(1, 0, _ELEMENT_OIDS[element][0], 1, 1)
+    cls, null = _CLASSES[element], _nulls(element, 1)
+    pack8, pack4, size = _INT8.pack, _INT4.pack, _LEN
+
+    def one_text(value: str) -> PgArray:
+        raw = value.encode()
+        return cls(head + size(len(raw)) + raw)
+
+    match name:
+        case "int8":
+            return int8, lambda value: cls(head + pack8(8, value)), null
+        case "int4":
+            return int4, lambda value: cls(head + pack4(4, value)), null
+        case "times":
+            return times, lambda value: cls(head + pack8(8, value - PG_EPOCH_US)), null
+        case "text":
+            return text, one_text, null
+        case "json":
+            return lambda values: json([None if v is None else v.encode() for v in values]), one_text, null
+    raise ValueError(f"no packers for {name}")

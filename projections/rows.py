@@ -15,111 +15,97 @@ from projections.state import AttemptState, GroupState, JobState, StepState
 _encode: Final = msgspec.json.Encoder().encode
 _MODES: Final = (None, "percent", "count")
 
-Pack = Callable[[Iterable[Any]], PgArray]
-
-
-def _json(values: Iterable[str | None]) -> PgArray:
-    return pgarray.json(None if value is None else value.encode() for value in values)
-
-
-def _raw(values: Iterable[bytes | None]) -> PgArray:
-    return pgarray.json(values)
-
-
 # (attribute of the state, column, type) of what is a column of its own; `state` follows.
-_JOB: Final[Sequence[tuple[str, str, Pack]]] = (
-    ("job_id", "job_id", pgarray.text),
-    ("first_position", "first_position", pgarray.int8),
-    ("position", "position", pgarray.int8),
-    ("version", "version", pgarray.int4),
-    ("status", "status", pgarray.text),
-    ("percent", "percent", pgarray.int4),
-    ("plan_version", "plan_version", pgarray.int4),
-    ("steps_named", "steps_named", pgarray.int4),
-    ("steps_total", "steps_total", pgarray.int4),
-    ("steps_open", "steps_open", pgarray.int4),
-    ("steps_done", "steps_done", pgarray.int4),
-    ("steps_failed", "steps_failed", pgarray.int4),
-    ("rejected", "rejected", pgarray.int4),
-    ("created_us", "created_at", pgarray.times),
-    ("started_us", "started_at", pgarray.times),
-    ("updated_us", "updated_at", pgarray.times),
-    ("ended_us", "ended_at", pgarray.times),
-    ("until_us", "until_at", pgarray.times),
-    ("title", "title", pgarray.text),
-    ("kind", "kind", pgarray.text),
-    ("continues", "continues", pgarray.text),
-    ("current_step", "current_step", pgarray.text),
-    ("message", "message", pgarray.text),
-    ("reason", "reason", pgarray.text),
-    ("metadata", "metadata", _json),
-    ("error", "error", _json),
-    ("error_stack", "error_stack", pgarray.text),
+_JOB: Final[Sequence[tuple[str, str, str]]] = (
+    ("job_id", "job_id", "text"),
+    ("first_position", "first_position", "int8"),
+    ("position", "position", "int8"),
+    ("version", "version", "int4"),
+    ("status", "status", "text"),
+    ("percent", "percent", "int4"),
+    ("plan_version", "plan_version", "int4"),
+    ("steps_named", "steps_named", "int4"),
+    ("steps_total", "steps_total", "int4"),
+    ("steps_open", "steps_open", "int4"),
+    ("steps_done", "steps_done", "int4"),
+    ("steps_failed", "steps_failed", "int4"),
+    ("rejected", "rejected", "int4"),
+    ("created_us", "created_at", "times"),
+    ("started_us", "started_at", "times"),
+    ("updated_us", "updated_at", "times"),
+    ("ended_us", "ended_at", "times"),
+    ("until_us", "until_at", "times"),
+    ("title", "title", "text"),
+    ("kind", "kind", "text"),
+    ("continues", "continues", "text"),
+    ("current_step", "current_step", "text"),
+    ("message", "message", "text"),
+    ("reason", "reason", "text"),
+    ("metadata", "metadata", "json"),
+    ("error", "error", "json"),
+    ("error_stack", "error_stack", "text"),
 )
-_STEP: Final[Sequence[tuple[str, str, Pack]]] = (
-    ("step", "step", pgarray.text),
-    ("parent", "parent", pgarray.text),
-    ("ordinal", "ordinal", pgarray.int4),
-    ("label", "label", pgarray.text),
-    ("weight", "weight", pgarray.int8),
-    ("start", "span_start", pgarray.int8),
-    ("status", "status", pgarray.text),
-    ("frac", "percent", pgarray.int4),
-    ("done", "done", pgarray.int8),
-    ("total", "total", pgarray.int8),
-    ("unit", "unit", pgarray.text),
-    ("attempt", "attempt", pgarray.int4),
-    ("seq", "seq", pgarray.int4),
-    ("rejected", "rejected", pgarray.int4),
-    ("started_us", "started_at", pgarray.times),
-    ("updated_us", "updated_at", pgarray.times),
-    ("ended_us", "ended_at", pgarray.times),
-    ("until_us", "until_at", pgarray.times),
-    ("message", "message", pgarray.text),
-    ("reason", "reason", pgarray.text),
-    ("metadata", "metadata", _json),
-    ("error", "error", _json),
-    ("error_stack", "error_stack", pgarray.text),
+_STEP: Final[Sequence[tuple[str, str, str]]] = (
+    ("step", "step", "text"),
+    ("parent", "parent", "text"),
+    ("ordinal", "ordinal", "int4"),
+    ("label", "label", "text"),
+    ("weight", "weight", "int8"),
+    ("start", "span_start", "int8"),
+    ("status", "status", "text"),
+    ("frac", "percent", "int4"),
+    ("done", "done", "int8"),
+    ("total", "total", "int8"),
+    ("unit", "unit", "text"),
+    ("attempt", "attempt", "int4"),
+    ("seq", "seq", "int4"),
+    ("rejected", "rejected", "int4"),
+    ("started_us", "started_at", "times"),
+    ("updated_us", "updated_at", "times"),
+    ("ended_us", "ended_at", "times"),
+    ("until_us", "until_at", "times"),
+    ("message", "message", "text"),
+    ("reason", "reason", "text"),
+    ("metadata", "metadata", "json"),
+    ("error", "error", "json"),
+    ("error_stack", "error_stack", "text"),
 )
-_ATTEMPT: Final[Sequence[tuple[str, str, Pack]]] = (
-    ("step", "step", pgarray.text),
-    ("attempt", "attempt", pgarray.int4),
-    ("status", "status", pgarray.text),
-    ("percent", "percent", pgarray.int4),
-    ("worker", "worker", pgarray.text),
-    ("started_us", "started_at", pgarray.times),
-    ("ended_us", "ended_at", pgarray.times),
-    ("error", "error", _json),
-    ("error_stack", "error_stack", pgarray.text),
+_ATTEMPT: Final[Sequence[tuple[str, str, str]]] = (
+    ("step", "step", "text"),
+    ("attempt", "attempt", "int4"),
+    ("status", "status", "text"),
+    ("percent", "percent", "int4"),
+    ("worker", "worker", "text"),
+    ("started_us", "started_at", "times"),
+    ("ended_us", "ended_at", "times"),
+    ("error", "error", "json"),
+    ("error_stack", "error_stack", "text"),
 )
 
 
 class _Table:
     """The columns of a table as parameters: `PREFIX_COLUMN` is an array with one element per row."""
 
-    def __init__(self, prefix: str, columns: Sequence[tuple[str, str, Pack]], lead: str, extra: str | None) -> None:
+    def __init__(self, prefix: str, columns: Sequence[tuple[str, str, str]]) -> None:
         self._get: Callable[[Any], tuple[Any, ...]] = attrgetter(*(attribute for attribute, _, _ in columns))
-        self._packs = tuple((f"{prefix}_{column}", pack) for _, column, pack in columns)
-        self._lead, self._extra = f"{prefix}_{lead}", None if extra is None else f"{prefix}_{extra}"
-        self._empty = self.params((), (), ())
+        self._packers = tuple((f"{prefix}_{column}", *pgarray.packers(kind)) for _, column, kind in columns)
 
-    def params(
-        self, jobs: Sequence[str], rows: Sequence[Any], states: Sequence[bytes | None] | None
-    ) -> dict[str, PgArray]:
-        if not rows and hasattr(self, "_empty"):
-            return self._empty
-        columns: Iterable[Sequence[Any]] = zip(*map(self._get, rows), strict=True) if rows else [()] * len(self._packs)
-        params = {name: pack(values) for (name, pack), values in zip(self._packs, columns, strict=True)}
-        if self._lead not in params:
-            params[self._lead] = pgarray.text(jobs)
-        if self._extra is not None:
-            params[self._extra] = _raw(states or ())
-        return params
+    def params(self, rows: Sequence[Any]) -> dict[str, PgArray]:
+        if len(rows) == 1:
+            return {
+                name: null if value is None else one(value)
+                for (name, _, one, null), value in zip(self._packers, self._get(rows[0]), strict=True)
+            }
+        columns: Iterable[Sequence[Any]] = (
+            zip(*map(self._get, rows), strict=True) if rows else [()] * len(self._packers)
+        )
+        return {name: pack(values) for (name, pack, _, _), values in zip(self._packers, columns, strict=True)}
 
 
-_JOBS: Final = _Table("j", _JOB, "job_id", "state")
-_STEPS: Final = _Table("s", _STEP, "job_id", "state")
-_ATTEMPTS: Final = _Table("a", _ATTEMPT, "job_id", None)
+_JOBS: Final = _Table("j", _JOB)
+_STEPS: Final = _Table("s", _STEP)
+_ATTEMPTS: Final = _Table("a", _ATTEMPT)
+_NO_ATTEMPTS: Final = {**_ATTEMPTS.params(()), "a_job_id": pgarray.text(())}
 
 
 def write_params(states: Collection[JobState]) -> dict[str, PgArray]:
@@ -139,11 +125,17 @@ def write_params(states: Collection[JobState]) -> dict[str, PgArray]:
         if job.touched_attempts:
             attempts.extend(job.touched_attempts[key] for key in sorted(job.touched_attempts))
             attempt_jobs.extend([job.job_id] * len(job.touched_attempts))
-    return {
-        **_JOBS.params((), jobs, [_encode(_job_ints(job)) for job in jobs]),
-        **_STEPS.params(step_jobs, steps, [_step_ints(step) for step in steps]),
-        **_ATTEMPTS.params(attempt_jobs, attempts, None),
-    }
+    params = _JOBS.params(jobs)
+    params["j_state"] = pgarray.json([_encode(_job_ints(job)) for job in jobs])
+    params |= _STEPS.params(steps)
+    params["s_job_id"] = pgarray.text(step_jobs)
+    params["s_state"] = pgarray.json([_step_ints(step) for step in steps])
+    if attempts:
+        params |= _ATTEMPTS.params(attempts)
+        params["a_job_id"] = pgarray.text(attempt_jobs)
+    else:
+        params |= _NO_ATTEMPTS
+    return params
 
 
 def _job_ints(job: JobState) -> tuple[Any, ...]:
