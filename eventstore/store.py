@@ -149,9 +149,14 @@ class EventStore:
             raise
         return conn
 
-    def on_append(self, listener: Listener) -> None:
-        """Call `listener(head, events)` after each commit of this process, in the committer's thread; be quick."""
-        self._here()._listeners.append(listener)
+    def on_append(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(head, events)` after each commit of this process, in the committer's thread; be quick.
+
+        Returns a function that ends it; while it does, another listener may miss a batch.
+        """
+        listeners = self._here()._listeners
+        listeners.append(listener)
+        return lambda: listeners.remove(listener)
 
     # -- logs -------------------------------------------------------------------------------------------------------
 

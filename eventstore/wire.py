@@ -35,7 +35,8 @@ class WireEvent(msgspec.Struct, frozen=True, gc=False):
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(WireEvent).decode
-_LATEST: Final = 253_402_300_799_999_999  # a poisoned time beyond year 9999 is shown as none
+_EARLIEST: Final = -62_135_596_800_000_000  # year 1
+_LATEST: Final = 253_402_300_799_999_999  # the end of year 9999
 
 
 def cursor_of(event: RecordedEvent, epoch: int) -> str:
@@ -61,11 +62,16 @@ def to_wire(event: RecordedEvent, epoch: int) -> WireEvent:
         event.reason,
         event.ppm / 10_000,
         event.actor,
-        None if occurred_us is None else to_datetime(occurred_us),
-        to_datetime(recorded_us) if abs(recorded_us) <= _LATEST else None,
+        None if occurred_us is None else _moment(occurred_us),
+        _moment(recorded_us),
         msgspec.Raw(event.data_json),
         digest,
     )
+
+
+def _moment(us: int) -> datetime | None:
+    """None for a time that no calendar has: infinity, put into a row by hand, must not stop who publishes it."""
+    return to_datetime(us) if _EARLIEST <= us <= _LATEST else None
 
 
 def encode_event(event: RecordedEvent, epoch: int) -> bytes:

@@ -1,0 +1,83 @@
+"""What a relay reads from PostgreSQL: pages of events that follow a position, and the head, in one round trip."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from eventstore import statements
+from eventstore.batch import Head
+from eventstore.events import RecordedEvent
+from eventstore.publishers import Entry, Publisher
+from eventstore.store import EventStore
+
+PAGE: Final = 1_000  # events in a batch at most
+PAGES: Final = 4  # pages that are asked for at once
+BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+class Pages(msgspec.Struct, frozen=True):
+    """Batches ready to be published. `head` was read after the events: its epoch is theirs or a later one."""
+
+    head: Head
+    batches: list[list[Entry]]
+    more: bool
+    hole: int | None
+    """The first position that the log does not have, if rows are missing in it."""
+    page: int
+    """The size for the next page, so that one stays near 4 MiB."""
+
+
+def read_pages(store: EventStore, publisher: Publisher, after: int, pages: int = PAGES, page: int = PAGE) -> Pages:
+    """Read what follows `after`, at most `pages` × `page` events, and encode it. Blocking."""
+    log_id = store.log_id()
+    with store.database.session() as conn:
+        with conn.pipeline():
+            asked = [
+                conn.execute(statements.READ_LOG, (log_id, lower, lower + page, page), binary=True, prepare=True)
+                for lower in range(after, after + pages * page, page)
+            ]
+            events = statements.recorded(asked[0])
+            hole = None if not events or events[0].position == after + 1 else after + 1
+            for further in asked[1:]:
+                found = statements.recorded(further)
+                # A page is of its own moment: what was appended in between leaves a hole before it, not in the log.
+                if found and events and found[0].position == events[-1].position + 1:
+                    events += found
+        head = statements.read_head(conn, log_id)
+    if not events and head.position > after:
+        events, hole = _beyond(store, head, after, page)
+    more = bool(events) and len(events) >= page
+    batches = split(publisher.encode(events, head.epoch))
+    return Pages(head, batches, more, hole, _next_page(events, page))
+
+
+def _beyond(store: EventStore, head: Head, after: int, page: int) -> tuple[list[RecordedEvent], int | None]:
+    """The log has more, but not in this range: either it was appended just now, or rows are missing."""
+    events = store.read_log(after, upto=head.position, limit=page)
+    return events, None if events and events[0].position == after + 1 else after + 1
+
+
+def split(entries: list[Entry]) -> list[list[Entry]]:
+    """Batches of at most 1,000 entries and about 4 MiB."""
+    batches: list[list[Entry]] = []
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        length = len(entry.event)
+        if batch and (len(batch) >= PAGE or size + length > BATCH_BYTES):
+            batches.append(batch)
+            batch, size = [], 0
+        batch.append(entry)
+        size += length
+    if batch:
+        batches.append(batch)
+    return batches
+
+
+def _next_page(events: list[RecordedEvent], page: int) -> int:
+    if not events:
+        return page
+    average = sum([len(event.data_json) for event in events]) // len(events) + 200
+    return min(max(BATCH_BYTES // average, 16), PAGE)
