@@ -3,10 +3,14 @@
     EventStoreError
     ├── InvalidEvent             invalid_event          a field breaks a rule; names field, given and rule
     ├── InvalidCursor            invalid_cursor         not a cursor at all
+    ├── InvalidFilter            invalid_filter         names that no job, type or consumer can have
+    ├── NoSuchConsumer           no_such_consumer       there is no checkpoint of that name
+    ├── CheckpointMoved          checkpoint_moved       somebody else moved the consumer's checkpoint
     ├── WrongExpectedVersion     wrong_expected_version the job is at another version
     ├── EventIdConflict          event_id_conflict      the id is taken by an event with other content
     ├── JobFull                  job_full               the job is at its limit of events
     ├── LogDiverged              log_diverged           the cursor is not on this log's history
+    ├── ChainBroken              chain_broken           a stored event is not the one that was appended
     ├── NoSuchLog                no_such_log            the log was never created
     ├── StoreBusy                store_busy             retryable: the queue is full or the log is locked
     ├── StoreUnavailable         store_unavailable      retryable: nothing was written
@@ -89,6 +93,42 @@ class InvalidCursor(EventStoreError, ValueError):
         self.given = str(shorten(given))
 
 
+class InvalidFilter(EventStoreError, ValueError):
+    """`field` is the parameter, `given` a short repr, `rule` what is allowed."""
+
+    code = "invalid_filter"
+
+    def __init__(self, field: str, given: object, rule: str) -> None:
+        shown = shorten(given)
+        super().__init__(f"{field}: {rule}; given {shown}")
+        self.field, self.given, self.rule = field, str(shown), rule
+
+
+class NoSuchConsumer(EventStoreError, LookupError):
+    code = "no_such_consumer"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no consumer {shorten(name)}: see `headway consumers list`")
+        self.name = name
+
+
+class CheckpointMoved(EventStoreError):
+    """The checkpoint is not where this consumer left it: it was reset or deleted, or another process uses its name.
+
+    `expected` and `actual` are positions, `actual` is None if the checkpoint is gone.
+    """
+
+    code = "checkpoint_moved"
+
+    def __init__(self, name: str, expected: int, actual: int | None) -> None:
+        where = "was deleted" if actual is None else f"was moved to position {actual}"
+        super().__init__(
+            f"the checkpoint of consumer {shorten(name)} {where}, this process left it at {expected}:"
+            " start the consumer again, and only once"
+        )
+        self.name, self.expected, self.actual = name, expected, actual
+
+
 class WrongExpectedVersion(EventStoreError):
     code = "wrong_expected_version"
 
@@ -117,13 +157,26 @@ class JobFull(EventStoreError):
 
 
 class LogDiverged(EventStoreError):
-    """The cursor is not on this log's history. `reason`: ahead, epoch or hash; `common` the last common cursor."""
+    """The cursor is not on this log's history. `reason`: ahead, epoch or hash; `common` the last common cursor.
+
+    Reason `hole`: events after `common` are missing in the database itself; only a restore helps.
+    """
 
     code = "log_diverged"
 
     def __init__(self, cursor: str, reason: str, common: str) -> None:
         super().__init__(f"cursor {cursor} is not on this log's history ({reason}); go on from {common}")
         self.cursor, self.reason, self.common = cursor, reason, common
+
+
+class ChainBroken(EventStoreError):
+    """The stored history was changed. `position` is the first that is wrong; `what` says how it shows."""
+
+    code = "chain_broken"
+
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(f"position {position}: {what}; compare with a backup or a cursor that a consumer holds")
+        self.position, self.what = position, what
 
 
 class NoSuchLog(EventStoreError, LookupError):
