@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
@@ -15,6 +15,10 @@ from eventstore.batch import Head
 from eventstore.cursor import Cursor, Where
 from eventstore.events import ANY, Appended, Expected, NewEvent, RecordedEvent
 from eventstore.store import TIMEOUT, EventStore, make_call
+
+if TYPE_CHECKING:
+    from eventstore.filters import Following
+    from eventstore.subscription import Subscription
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,3 +80,9 @@ class AsyncEventStore:
         self, job_id: str, after: int = 0, *, upto: int = 2**62, limit: int = 1_000
     ) -> list[RecordedEvent]:
         return await self.run(self.blocking.read_job, job_id, after, upto=upto, limit=limit)
+
+    def subscribe(self, **following: Unpack[Following]) -> Subscription:
+        """See `eventstore.subscription.subscribe`."""
+        from eventstore.subscription import subscribe
+
+        return subscribe(self, **following)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from eventstore import connections, epochs, statements
 from eventstore.append_call import AppendCall
@@ -19,6 +19,10 @@ from eventstore.events import ANY, LOG_JOB, NO_JOB, Appended, Expected, NewEvent
 from eventstore.history import resolve
 from eventstore.inline import InlineProjection, NoProjection
 from eventstore.statements import Conn
+
+if TYPE_CHECKING:
+    from eventstore.filters import Following
+    from eventstore.subscription import Subscription
 
 MAX_CALL: Final = 1_000  # events in one call
 MAX_COMMITTERS: Final = 16
@@ -244,6 +248,12 @@ class EventStore:
                     )
                     asked = upper
                 yield statements.recorded(flying.pop(0))
+
+    def subscribe(self, **following: Unpack[Following]) -> Subscription:
+        """Follow the log: `async for event in store.subscribe(after=cursor)`; see `subscription.subscribe`."""
+        from eventstore.subscription import subscribe
+
+        return subscribe(self, **following)
 
     def close(self) -> None:
         """Append what is queued, then end the committers and close the pool."""

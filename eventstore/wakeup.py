@@ -44,30 +44,21 @@ async def bell(url: str, log_id: int, *, listen: bool = True) -> AsyncIterator[B
 
     Never fails for the database's sake: while nothing can listen, it polls.
     """
-    if not listen:
-        yield Bell(log_id, None)
-        return
-    here = _listeners.setdefault(asyncio.get_running_loop(), {})
-    listener = here.get(url)
-    if listener is None:
-        listener = here[url] = _Listener(url)
-    told = Bell(log_id, listener)
-    listener.bells.add(told)
+    told = Bell(url, log_id, listen=listen)
     try:
         yield told
     finally:
-        listener.bells.discard(told)
-        if not listener.bells:
-            del here[url]
-            listener.close()
+        told.close()
 
 
 class Bell:
-    """Waits for news of one log, for one reader."""
+    """Waits for news of one log, for one reader, in the event loop in which it is made. See `bell`."""
 
-    def __init__(self, log_id: int, listener: _Listener | None) -> None:
+    def __init__(self, url: str, log_id: int, *, listen: bool = True) -> None:
         self._log_id = log_id
-        self._listener = listener
+        self._listener = _Listener.shared(url) if listen else None
+        if self._listener is not None:
+            self._listener.bells.add(self)
         self._rung = asyncio.Event()
         self._head = 0
         self._pause = FIRST_POLL
@@ -113,6 +104,12 @@ class Bell:
             self._head = head
             self._rung.set()
 
+    def close(self) -> None:
+        """Stop listening, if nobody else does it here."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.leave(self)
+
 
 class _Listener:
     """The LISTEN connection of an event loop, while somebody has a bell."""
@@ -127,6 +124,19 @@ class _Listener:
         self._retry_at = 0.0
         self._warned = False
         self.bells: set[Bell] = set()
+
+    @classmethod
+    def shared(cls, url: str) -> _Listener:
+        here = _listeners.setdefault(asyncio.get_running_loop(), {})
+        if url not in here:
+            here[url] = cls(url)
+        return here[url]
+
+    def leave(self, told: Bell) -> None:
+        self.bells.discard(told)
+        if not self.bells:
+            _listeners.get(self._loop, {}).pop(self._url, None)
+            self.close()
 
     @property
     def listening(self) -> bool:

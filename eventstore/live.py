@@ -1,0 +1,372 @@
+"""What happens now, addressed by position: nobody registers anywhere, so there is no moment to miss.
+
+A `Tail` keeps the recent events of a log in memory for everybody in an event loop who follows it. Whoever asks for what
+comes after a position gets it, waits for it, or hears that it is `Elsewhere`: in PostgreSQL, where everything is.
+No task runs: of those who wait, one reads for all; if it leaves, another takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import math
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, ParamSpec, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import psycopg
+
+from eventstore.batch import Head
+from eventstore.connections import Database
+from eventstore.cursor import Cursor, Where
+from eventstore.errors import EventStoreError, StoreUnavailable
+from eventstore.events import RecordedEvent
+from eventstore.stream_reader import LOOK, PAGE, Stream
+from eventstore.wakeup import Bell
+
+logger = logging.getLogger("headway.live")
+
+RING: Final = 10_000  # recent events in memory
+RING_BYTES: Final = 16 * 2**20
+EVENT_BYTES: Final = 400  # of an event without its data, about
+LATE: Final = 0.2  # seconds that Redis may be behind the head
+PATIENCE: Final = 5.0  # seconds for one question to PostgreSQL from here
+RETRY: Final = 0.1, 2.0  # seconds between questions to a PostgreSQL that is away: at first, at most
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Readable(Protocol):
+    """What following a log needs of a store. Blocking; called in threads."""
+
+    log: str
+
+    def log_id(self) -> int: ...
+    def head(self) -> Head: ...
+    def resolve(self, cursor: str | int | Cursor | Where | None) -> tuple[Head, int]: ...
+    def read_log(self, after: int = 0, *, upto: int = ..., limit: int = ...) -> list[RecordedEvent]: ...
+    def read_job(self, job_id: str, after: int = 0, *, upto: int = ..., limit: int = ...) -> list[RecordedEvent]: ...
+    def read_job_after_position(self, job_id: str, after: int, *, upto: int, limit: int) -> list[RecordedEvent]: ...
+
+
+class Elsewhere(enum.Enum):
+    """Why a tail has nothing for a position."""
+
+    BEHIND = "behind"
+    """It is too old: read from PostgreSQL and come back."""
+    CHANGED = "changed"
+    """The log began a new epoch, or is shorter than it was: resolve the cursor first."""
+
+
+class Tail:
+    """The recent events of one log. Made by `hold`, ended by `release`.
+
+    `redis_url`: live from the relay's stream, and without it, or while it is away or late, from PostgreSQL, woken by
+    NOTIFY (`listen`) and polling. `life` counts how often the log's history changed under the reader.
+    """
+
+    def __init__(self, store: Readable, *, redis_url: str | None, listen: bool) -> None:
+        self._store = store
+        database: Database | None = getattr(store, "database", None)
+        self._url = database.url if database is not None else None
+        self._listen = listen and database is not None and not database.pgbouncer
+        self._limiter = anyio.CapacityLimiter(max(1, min(4, database.pool_size - 1)) if database is not None else 4)
+        self._bell: Bell | None = None
+        self._stream = Stream(redis_url, store.log) if redis_url else None
+        self.holders = 0
+        self.life = 0
+        self.head: Head | None = None
+        """The log's head at the last look."""
+        self._epoch: int | None = None
+        self._ring: list[RecordedEvent] = []
+        self._bytes = 0
+        self._last: int | None = None  # the position that the ring reaches to
+        self._mark: str | None = None  # the first 8 hex digits of the hash there
+        self._look_at = 0.0
+        self._due = 0  # a head that Redis had not reached at the last look
+        self._reading = False
+        self._waiting: dict[anyio.Event, int] = {}  # those who wait, with their positions
+        self._away_since: float | None = None
+        self._delay = RETRY[0]
+
+    # -- what comes after a position --------------------------------------------------------------------------------
+
+    async def after(
+        self, at: Cursor, life: int, *, timeout: float = math.inf, give_up_after: float = math.inf
+    ) -> list[RecordedEvent] | Elsewhere | None:
+        """The events after a cursor, 1 to 1,000 without a hole; None after `timeout` seconds without any.
+
+        `life` is the tail's when the cursor was resolved. Raises `StoreUnavailable` when PostgreSQL was away for
+        `give_up_after` seconds.
+        """
+        end = time.monotonic() + timeout
+        try:
+            while (answer := self._answer(at, life)) is None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    return None
+                left = min(left, self._patience(give_up_after))
+                if self._reading:
+                    await self._wait(at.position, left)
+                    continue
+                self._reading = True
+                try:
+                    await self._step(at, left)
+                finally:
+                    self._reading = False
+            return answer
+        finally:
+            # The reader leaves, with its events or cancelled: of those who still wait the newest takes over.
+            if not self._reading and self._waiting:
+                next(reversed(self._waiting)).set()
+
+    def _answer(self, at: Cursor, life: int) -> list[RecordedEvent] | Elsewhere | None:
+        if life != self.life or (self._epoch is not None and at.epoch is not None and at.epoch < self._epoch):
+            return Elsewhere.CHANGED
+        if self._last is None or at.position > self._last + PAGE or (at.epoch or 0) > (self._epoch or 0):
+            self._begin(at)
+        assert self._last is not None
+        if at.position >= self._last:
+            return None
+        start = at.position - (self._last - len(self._ring))
+        return self._ring[start : start + PAGE] if start >= 0 else Elsewhere.BEHIND
+
+    async def _wait(self, position: int, limit: float) -> None:
+        woken = anyio.Event()
+        self._waiting[woken] = position
+        try:
+            with anyio.move_on_after(limit):
+                await woken.wait()
+        finally:
+            del self._waiting[woken]
+
+    def _wake_all(self) -> None:
+        for woken in self._waiting:
+            woken.set()
+
+    # -- the ring ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, at: Cursor) -> None:
+        """Start anew at a cursor that is far beyond the ring; whoever is behind it reads from PostgreSQL."""
+        self._ring, self._bytes = [], 0
+        self._last, self._mark = at.position, at.hash8
+        self._epoch = max(at.epoch or 0, self._epoch or 0) or None
+        self._wake_all()
+
+    def _extend(self, events: list[RecordedEvent]) -> None:
+        self._ring += events
+        self._bytes += sum(EVENT_BYTES + len(event.data_json) for event in events)
+        self._last, self._mark = events[-1].position, events[-1].hash[:4].hex()
+        if len(self._ring) > RING or self._bytes > RING_BYTES:
+            drop = max(0, len(self._ring) - RING * 3 // 4)
+            self._bytes -= sum(EVENT_BYTES + len(event.data_json) for event in self._ring[:drop])
+            while self._bytes > RING_BYTES and drop < len(self._ring) - 1:
+                self._bytes -= EVENT_BYTES + len(self._ring[drop].data_json)
+                drop += 1
+            del self._ring[:drop]
+        self._wake_all()
+
+    def _turn(self, epoch: int) -> None:
+        """The history is not what it was: forget what is here, and let everybody resolve the cursor again."""
+        self.life += 1
+        self._epoch, self._ring, self._bytes, self._last, self._mark, self._due = epoch, [], 0, None, None, 0
+        self._wake_all()
+
+    # -- one step of the reader -------------------------------------------------------------------------------------
+
+    async def _step(self, at: Cursor, limit: float) -> None:
+        now = time.monotonic()
+        if now >= self._look_at:
+            await self._look(at.position)
+            return
+        limit = min(limit, self._look_at - now)
+        if self._stream is not None and await self._stream.is_up(self._epoch or 1, self._last or 0):
+            await self._from_stream(self._stream, limit)
+        else:
+            await self._from_postgres(at.position, limit)
+
+    async def _look(self, position: int) -> None:
+        """Ask PostgreSQL for epoch and head. A log can't be shorter than what was known before the question."""
+        known = max(position, self._last or 0, *self._waiting.values(), 0)
+        head = await self._try(self._store.head)
+        self._look_at = time.monotonic() + LOOK
+        if head is None:
+            return
+        self.head = head
+        last = self._last
+        other = self._ring and last == head.position and self._ring[-1].hash != head.hash
+        if head.epoch != (self._epoch or head.epoch) or head.position < known or other:
+            self._turn(head.epoch)
+            return
+        self._epoch = head.epoch
+        if self._stream is None or not self._stream.up or last is None or head.position <= last:
+            self._due = 0
+            return
+        if last < self._due:
+            self._stream.late(f"it ends at position {last}, the log at {head.position}")
+        self._due = head.position
+        self._look_at = time.monotonic() + LATE
+
+    async def _from_stream(self, stream: Stream, limit: float) -> None:
+        after, epoch = self._last or 0, self._epoch or 1
+        entries = await stream.read(epoch, after, limit)
+        if after != self._last or epoch != self._epoch or not entries:
+            return
+        good: list[RecordedEvent] = []
+        for position, event in entries:
+            if event is None or position != after + 1:
+                break
+            good.append(event)
+            after = position
+        if good:
+            self._extend(good)
+        if len(good) < len(entries):
+            await self._fill(stream, entries[len(good)].position)
+
+    async def _fill(self, stream: Stream, upto: int) -> None:
+        """Read the hole before an entry (and an unreadable entry itself) from PostgreSQL, for everybody."""
+        if upto - (self._last or 0) > RING and self.head is not None and upto <= self.head.position:
+            self._begin(Cursor(upto - 1, self._epoch))
+            return
+        if not await self._page():
+            stream.late(f"its entry {upto} is not what the log has")
+
+    async def _from_postgres(self, position: int, limit: float) -> None:
+        bell = self._bell
+        if bell is None:
+            head = self.head or await self._try(self._store.head)
+            if head is None:
+                await anyio.sleep(self._backoff())
+                return
+            bell = self._bell = Bell(self._url or "", head.log_id, listen=self._listen)
+        if position <= (self._last or 0):
+            await bell.wait(after=self._last or 0, limit=limit)
+        if await self._page():
+            bell.found()
+
+    async def _page(self) -> bool:
+        """One page after the ring from PostgreSQL. It begins with the event that is known, whose hash must match."""
+        after, mark = self._last or 0, self._mark
+        overlap = 1 if mark is not None and after > 0 else 0
+        events = await self._try(self._store.read_log, after - overlap, limit=PAGE + overlap)
+        if events is None:
+            await anyio.sleep(self._backoff())
+            return False
+        if after != self._last or mark != self._mark:
+            return False
+        if overlap and not (events and events[0].position == after and events[0].hash[:4].hex() == mark):
+            self._turn(self._epoch or 1)
+            return False
+        fresh = events[overlap:]
+        if fresh and not (fresh[0].position == after + 1 and fresh[-1].position == after + len(fresh)):
+            self._turn(self._epoch or 1)
+            return False
+        if fresh:
+            self._extend(fresh)
+        return bool(fresh)
+
+    # -- PostgreSQL, which may be away ------------------------------------------------------------------------------
+
+    async def ask(self, call: Callable[[], R], *, until: float = math.inf, give_up_after: float = math.inf) -> R | None:
+        """Run a reading function of the store in a thread, again and again while PostgreSQL is away.
+
+        None when the monotonic clock reaches `until`. Raises `StoreUnavailable` after `give_up_after` seconds.
+        """
+        while True:
+            with anyio.move_on_after(min(until - time.monotonic(), give_up_after)) as scope:
+                try:
+                    answer = await self._run(call)
+                except (EventStoreError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    self._lost(error)
+                else:
+                    self._back()
+                    return answer
+            if scope.cancelled_caught and time.monotonic() < until:
+                self._lost(StoreUnavailable(f"no answer for {give_up_after:g} s"))
+            pause = min(self._backoff(), self._patience(give_up_after), until - time.monotonic())
+            if pause <= 0:
+                return None
+            await anyio.sleep(pause)
+
+    async def _try(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Ask once, and not for long; None if there is no answer."""
+        try:
+            with anyio.fail_after(PATIENCE):
+                answer = await self._run(partial(function, *args, **kwargs))
+        except (EventStoreError, psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            self._lost(error)
+            return None
+        self._back()
+        return answer
+
+    async def _run(self, call: Callable[[], R]) -> R:
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+
+    def _lost(self, error: Exception) -> None:
+        if isinstance(error, EventStoreError) and not error.retryable:
+            raise error
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._wake_all()
+            why = str(error).strip() or type(error).__name__
+            logger.warning("log %s: PostgreSQL is away, consumers wait for it: %s", self._store.log, why)
+
+    def _back(self) -> None:
+        if self._away_since is not None:
+            away = time.monotonic() - self._away_since
+            self._away_since, self._delay = None, RETRY[0]
+            logger.warning("log %s: PostgreSQL is back after %.1f s", self._store.log, away)
+
+    def _backoff(self) -> float:
+        self._delay = min(2 * self._delay, RETRY[1])
+        return self._delay * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
+
+    def _patience(self, give_up_after: float) -> float:
+        """Seconds that are left to wait for PostgreSQL; infinite while it answers. Raises `StoreUnavailable`."""
+        if self._away_since is None or give_up_after == math.inf:
+            return math.inf
+        left = self._away_since + give_up_after - time.monotonic()
+        if left <= 0:
+            raise StoreUnavailable(f"PostgreSQL was away for {give_up_after:g} s")
+        return left
+
+    async def aclose(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+        if self._stream is not None:
+            await self._stream.aclose()
+
+
+_tails: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, str, str | None, bool], Tail]] = (
+    WeakKeyDictionary()
+)
+
+
+def hold(store: Readable, *, redis_url: str | None, listen: bool) -> Tail:
+    """The tail of a store's log in this event loop, made by the first who asks; `release` it."""
+    here = _tails.setdefault(asyncio.get_running_loop(), {})
+    key = (id(getattr(store, "database", store)), store.log, redis_url, listen)
+    tail = here.get(key)
+    if tail is None:
+        tail = here[key] = Tail(store, redis_url=redis_url, listen=listen)
+    tail.holders += 1
+    return tail
+
+
+async def release(tail: Tail) -> None:
+    """Let go of a tail; the last one closes its connections."""
+    tail.holders -= 1
+    if tail.holders == 0:
+        for here in _tails.values():
+            for key in [key for key, value in here.items() if value is tail]:
+                del here[key]
+        with anyio.CancelScope(shield=True):
+            await tail.aclose()
