@@ -13,7 +13,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -49,7 +49,7 @@ class Readable(Protocol):
 
     log: str
 
-    def log_id(self) -> int: ...
+    def on_append(self, listener: Callable[[Head, Sequence[RecordedEvent]], None]) -> Callable[[], None]: ...
     def head(self) -> Head: ...
     def resolve(self, cursor: str | int | Cursor | Where | None) -> tuple[Head, int]: ...
     def read_log(self, after: int = 0, *, upto: int = ..., limit: int = ...) -> list[RecordedEvent]: ...
@@ -80,6 +80,7 @@ class Tail:
         self._listen = listen and database is not None and not database.pgbouncer
         self._limiter = anyio.CapacityLimiter(max(1, min(4, database.pool_size - 1)) if database is not None else 4)
         self._bell: Bell | None = None
+        self._forget: Callable[[], None] | None = None
         self._stream = Stream(redis_url, store.log) if redis_url else None
         self.holders = 0
         self.life = 0
@@ -247,10 +248,19 @@ class Tail:
                 await anyio.sleep(self._backoff())
                 return
             bell = self._bell = Bell(self._url or "", head.log_id, listen=self._listen)
+            self._forget = self._store.on_append(partial(self._appended, asyncio.get_running_loop(), bell))
         if position <= (self._last or 0):
             await bell.wait(after=self._last or 0, limit=limit)
         if await self._page():
             bell.found()
+
+    @staticmethod
+    def _appended(loop: asyncio.AbstractEventLoop, bell: Bell, head: Head, _: Sequence[RecordedEvent]) -> None:
+        """An append of this process, told in its thread: sooner than NOTIFY, and where there is none."""
+        try:
+            loop.call_soon_threadsafe(bell.ring, head.log_id, head.position)
+        except RuntimeError:
+            pass  # the loop was closed under us
 
     async def _page(self) -> bool:
         """One page after the ring from PostgreSQL. It begins with the event that is known, whose hash must match."""
@@ -339,6 +349,8 @@ class Tail:
         return left
 
     async def aclose(self) -> None:
+        if self._forget is not None:
+            self._forget()
         if self._bell is not None:
             self._bell.close()
         if self._stream is not None:

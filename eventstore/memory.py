@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
@@ -24,6 +24,10 @@ from eventstore.events import ANY, LOG_JOB, Appended, Expected, NewEvent, Record
 from eventstore.history import locate
 from eventstore.inline import InlineProjection, NoProjection
 from eventstore.store import FAR, TIMEOUT, Redact, make_call, prepare_all
+
+if TYPE_CHECKING:
+    from eventstore.filters import Following
+    from eventstore.subscription import Subscription
 
 SYSTEM: Final = "memory"
 Listener = Callable[[Head, Sequence[RecordedEvent]], None]
@@ -151,12 +155,16 @@ class InMemoryEventStore:
         log.states.update(states)
         self.projection.rows(head.log_id, [state for job_id, state in states.items() if job_id != LOG_JOB])
         events = [log.keep(event) for event in fresh]
-        for listener in self._shared.listeners:
+        for listener in tuple(self._shared.listeners):
             listener(head, events)
 
-    def on_append(self, listener: Listener) -> None:
-        """Call `listener(head, events)` after each append, in the thread of its caller, in the order of the log."""
+    def on_append(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(head, events)` after each append, in the thread of its caller, in the order of the log.
+
+        Returns a function that ends it.
+        """
         self._shared.listeners.append(listener)
+        return lambda: self._shared.listeners.remove(listener)
 
     # -- logs -------------------------------------------------------------------------------------------------------
 
@@ -262,6 +270,12 @@ class InMemoryEventStore:
             events = self.read_log(after, upto=end, limit=page)
             yield events
             after = events[-1].position
+
+    def subscribe(self, **following: Unpack[Following]) -> Subscription:
+        """See `EventStore.subscribe`; there is no Redis and no NOTIFY here, an append wakes those who wait."""
+        from eventstore.subscription import subscribe
+
+        return subscribe(self, **following)
 
     def close(self) -> None:
         """Nothing to end; the log goes with the last reference to the store."""
