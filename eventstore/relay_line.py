@@ -24,7 +24,7 @@ from eventstore.cursor import Cursor, parse_cursor
 from eventstore.errors import EventStoreError, InvalidCursor, LogDiverged
 from eventstore.handoff import Handoff
 from eventstore.publishers import Entry, Publisher, Tail
-from eventstore.relay_pages import PAGE, PAGES, Pages, read_pages, split
+from eventstore.relay_pages import PAGE, PAGES, Pages, read_pages
 from eventstore.store import EventStore
 from eventstore.wakeup import Bell
 
@@ -204,21 +204,18 @@ class Line:
             handed = handoff.take(self._after, self._tail.epoch)
             if handed:
                 self.progress.head = max(self.progress.head, handed[-1].position)
-                encode = self._publisher.encode
+                encode, epoch = self._publisher.encode, self._tail.epoch
                 few = len(handed) <= INLINE
-                ready = (
-                    encode(handed, self._tail.epoch) if few else await self._thread(encode, handed, self._tail.epoch)
-                )
-                await self._publish_all(split(ready))
+                await self._publish(encode(handed, epoch) if few else await self._thread(encode, handed, epoch))
             else:
                 read = await self._read(self._after, 1)
                 if read.head.epoch != self._tail.epoch:
                     await self._begin(read.head)
                     continue
-                if read.batches:
+                if read.entries:
                     if self._waited:
                         bell.found()
-                    await self._publish_all(read.batches)
+                    await self._publish(read.entries)
                 if read.more:
                     await self._catch_up()
                     continue
@@ -243,9 +240,9 @@ class Line:
                     async for read in receive:
                         if isinstance(read, Exception):
                             raise read
-                        if read.head.epoch != self._tail.epoch or not await self._publish_all(read.batches):
+                        if read.head.epoch != self._tail.epoch or not read.entries:
                             break
-                        if not read.more:
+                        if not await self._publish(read.entries) or not read.more:
                             break
                 except Exception as error:
                     failure = error
@@ -262,7 +259,7 @@ class Line:
                     await send.send(read)
                     if not read.more:
                         return
-                    after = read.batches[-1][-1].position
+                    after = read.entries[-1].position
             except Exception as error:
                 await send.send(error)
 
@@ -276,20 +273,19 @@ class Line:
         crash_point("after read")
         return read
 
-    async def _publish_all(self, batches: Sequence[Sequence[Entry]]) -> bool:
-        """Publish in order. False: the sink stood elsewhere, and `_after` says where to go on."""
-        for batch in batches:
-            crash_point("before publish")
-            tail = await self._publisher.publish(self._tail, batch, replace=self._replace)
-            crash_point("after publish")
-            last = batch[-1]
-            if tail.cursor != last.cursor:
-                await self._settle(tail)
-                return False
-            self._tail, self._replace = tail, False
-            self._after, self._hash8 = last.position, last.cursor[-8:]
-            self.progress.position = last.position
-            self.progress.published += len(batch)
+    async def _publish(self, entries: Sequence[Entry]) -> bool:
+        """Publish what follows `_after`. False: the sink stood elsewhere, and `_after` says where to go on."""
+        crash_point("before publish")
+        tail = await self._publisher.publish(self._tail, entries, replace=self._replace)
+        crash_point("after publish")
+        last = entries[-1]
+        if tail.cursor != last.cursor:
+            await self._settle(tail)
+            return False
+        self._tail, self._replace = tail, False
+        self._after, self._hash8 = last.position, last.cursor[-8:]
+        self.progress.position = last.position
+        self.progress.published += len(entries)
         return True
 
     async def _caught_up(self) -> None:

@@ -12,16 +12,16 @@ from eventstore.events import RecordedEvent
 from eventstore.publishers import Entry, Publisher
 from eventstore.store import EventStore
 
-PAGE: Final = 1_000  # events in a batch at most
+PAGE: Final = 1_000  # events
 PAGES: Final = 4  # pages that are asked for at once
-BATCH_BYTES: Final = 4 * 1024 * 1024
+PAGE_BYTES: Final = 4 * 1024 * 1024  # about
 
 
 class Pages(msgspec.Struct, frozen=True):
-    """Batches ready to be published. `head` was read after the events: its epoch is theirs or a later one."""
+    """Entries ready to be published. `head` was read after the events: its epoch is theirs or a later one."""
 
     head: Head
-    batches: list[list[Entry]]
+    entries: list[Entry]
     more: bool
     hole: int | None
     """The first position that the log does not have, if rows are missing in it."""
@@ -49,8 +49,7 @@ def read_pages(store: EventStore, publisher: Publisher, after: int, pages: int =
     if not events and head.position > after:
         events, hole = _beyond(store, head, after, page)
     more = bool(events) and len(events) >= page
-    batches = split(publisher.encode(events, head.epoch))
-    return Pages(head, batches, more, hole, _next_page(events, page))
+    return Pages(head, publisher.encode(events, head.epoch), more, hole, _next_page(events, page))
 
 
 def _beyond(store: EventStore, head: Head, after: int, page: int) -> tuple[list[RecordedEvent], int | None]:
@@ -59,25 +58,8 @@ def _beyond(store: EventStore, head: Head, after: int, page: int) -> tuple[list[
     return events, None if events and events[0].position == after + 1 else after + 1
 
 
-def split(entries: list[Entry]) -> list[list[Entry]]:
-    """Batches of at most 1,000 entries and about 4 MiB."""
-    batches: list[list[Entry]] = []
-    batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        length = len(entry.event)
-        if batch and (len(batch) >= PAGE or size + length > BATCH_BYTES):
-            batches.append(batch)
-            batch, size = [], 0
-        batch.append(entry)
-        size += length
-    if batch:
-        batches.append(batch)
-    return batches
-
-
 def _next_page(events: list[RecordedEvent], page: int) -> int:
     if not events:
         return page
     average = sum([len(event.data_json) for event in events]) // len(events) + 200
-    return min(max(BATCH_BYTES // average, 16), PAGE)
+    return min(max(PAGE_BYTES // average, 16), PAGE)

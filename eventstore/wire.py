@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +70,7 @@ def to_wire(event: RecordedEvent, epoch: int) -> WireEvent:
     )
 
 
+@lru_cache(maxsize=128)
 def _moment(us: int) -> datetime | None:
     """None for a time that no calendar has: infinity, put into a row by hand, must not stop who publishes it."""
     return to_datetime(us) if _EARLIEST <= us <= _LATEST else None
@@ -77,6 +79,12 @@ def _moment(us: int) -> datetime | None:
 def encode_event(event: RecordedEvent, epoch: int) -> bytes:
     """The event as one line of JSON."""
     return _encode(to_wire(event, epoch))
+
+
+def encode_with_cursor(event: RecordedEvent, epoch: int) -> tuple[str, bytes]:
+    """The cursor after this event, and the event as one line of JSON."""
+    wire = to_wire(event, epoch)
+    return wire.cursor, _encode(wire)
 
 
 def decode_event(raw: bytes) -> RecordedEvent:

@@ -16,7 +16,7 @@ import msgspec
 
 from eventstore.errors import EventStoreError
 from eventstore.events import RecordedEvent
-from eventstore.wire import cursor_of, encode_event
+from eventstore.wire import encode_with_cursor
 
 logger = logging.getLogger("headway.relay")
 
@@ -71,10 +71,11 @@ class Publisher(Protocol):
         ...
 
     async def publish(self, tail: Tail, entries: Sequence[Entry], *, replace: bool = False) -> Tail:
-        """Append all of the entries, in order, if the sink stands at `tail`; with `replace`, drop what it held before.
+        """Append the entries, in order, if the sink stands at `tail`; with `replace`, drop what it held before.
 
-        Returns where the sink stands afterwards: at the last entry, or, if it stood elsewhere, what was found.
-        Then nothing was changed.
+        Returns where the sink stands afterwards: at the last entry, or, if it stood elsewhere, what was found; then
+        nothing was appended. If it was disturbed on the way, a first part of the entries was, and is followed by what
+        was found. At most 4,000 entries.
         """
         ...
 
@@ -99,13 +100,13 @@ def entries(events: Sequence[RecordedEvent], epoch: int) -> list[Entry]:
     made: list[Entry] = []
     for event in events:
         try:
-            raw = encode_event(event, epoch)
+            cursor, raw = encode_with_cursor(event, epoch)
         except Exception as error:
             logger.error(
                 "position %d: no JSON can be made of it, a placeholder is published: %s", event.position, error
             )
-            raw = encode_event(_placeholder(event), epoch)
-        made.append(Entry(event.position, event.job_id, cursor_of(event, epoch), raw))
+            cursor, raw = encode_with_cursor(_placeholder(event), epoch)
+        made.append(Entry(event.position, event.job_id, cursor, raw))
     return made
 
 

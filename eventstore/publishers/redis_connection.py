@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+import hiredis
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from eventstore.publishers import PublisherUnavailable
+
+Word = bytes | str | int
 
 TIMEOUT: Final = 5.0
 """Seconds for an answer, and for a connection: a peer that vanished is found in less than ten."""
@@ -34,62 +39,83 @@ class Script:
 
 
 class RedisConnection:
-    """Connects on first use; `aclose` forgets, so that another event loop may go on with it."""
+    """Connects on first use, and again after any error; `aclose` forgets, so that another event loop may go on with it.
+
+    Below redis-py's client, on its connection: with commands of a thousand entries the client's own packing and
+    bookkeeping would cost as much as everything else that the relay does.
+    """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._client: redis.asyncio.Redis | None = None
+        # Over a unix socket there is no keepalive to set.
+        keepalive = {} if url.startswith("unix") else {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
+        self._pool = redis.asyncio.ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+            client_name="headway-relay",
+            **keepalive,
+        )
+        self._conn: AbstractConnection | None = None
 
-    @property
-    def client(self) -> redis.asyncio.Redis:
-        if self._client is None:
-            # Over a unix socket there is no keepalive to set.
-            keepalive: dict[str, Any] = (
-                {}
-                if self._url.startswith("unix")
-                else {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
-            )
-            self._client = redis.asyncio.Redis.from_url(
-                self._url,
-                max_connections=1,
-                protocol=2,
-                socket_timeout=TIMEOUT,
-                socket_connect_timeout=TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-                health_check_interval=0,
-                client_name="headway-relay",
-                **keepalive,
-            )
-        return self._client
-
-    async def command(self, *words: bytes | str | int) -> Any:
+    async def command(self, *words: Word) -> Any:
         """One command. Raises `PublisherUnavailable`, whatever the server or the network said."""
-        return await self._tried(*words)
+        return _checked(await self._ask([words]))[0]
 
-    async def run(self, script: Script, keys: list[str], arguments: list[bytes | str | int]) -> Any:
-        """A script, sent once if the server does not know it."""
-        try:
-            return await self._tried("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        except _Unknown:
-            return await self._tried("EVAL", script.source, len(keys), *keys, *arguments)
+    async def run(self, script: Script, keys: list[str], arguments: list[Word]) -> Any:
+        """A script with its arguments."""
+        return (await self.run_all(script, keys, [arguments]))[0]
 
-    async def _tried(self, *words: bytes | str | int) -> Any:
-        execute: Callable[..., Awaitable[Any]] = self.client.execute_command
+    async def run_all(self, script: Script, keys: list[str], calls: list[list[Word]]) -> list[Any]:
+        """A script several times: all calls are sent before the first answer is awaited; the answers, in order."""
+        commands: list[tuple[Word, ...]] = [("EVALSHA", script.digest, len(keys), *keys, *call) for call in calls]
+        answers = await self._ask(commands)
+        if all(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            await self.command("SCRIPT", "LOAD", script.source)
+            answers = await self._ask(commands)
+        return _checked(answers)
+
+    async def _ask(self, commands: list[tuple[Word, ...]]) -> list[Any]:
+        """The answers, errors of the server among them."""
         try:
-            return await execute(*words)
-        except redis.exceptions.NoScriptError:
-            raise _Unknown("the script is not known") from None
+            if self._conn is None:
+                self._conn = self._pool.make_connection()  # type: ignore[no-untyped-call]
+                await self._conn.connect()
+            for words in commands:  # one by one: the server works on the first while the next is packed
+                await self._conn.send_packed_command(_pack(words))
+            return [await self._answer(self._conn) for _ in commands]
         except (redis.exceptions.RedisError, OSError) as error:
-            raise PublisherUnavailable(f"Redis: {str(error).strip() or type(error).__name__}") from error
+            await self.aclose()
+            raise _unavailable(error) from error
+        except BaseException:
+            # Cancelled with an answer on its way: the next command must not get it.
+            await self.aclose()
+            raise
+
+    async def _answer(self, conn: AbstractConnection) -> Any:
+        try:
+            return await conn.read_response()
+        except redis.exceptions.ResponseError as error:
+            return error
 
     async def aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            try:
-                await client.aclose()
-            except (redis.exceptions.RedisError, OSError, RuntimeError):
-                pass  # it is gone either way; RuntimeError: its event loop is
+        """Close the connection without waiting for the other side."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            with anyio.CancelScope(shield=True):
+                await conn.disconnect(nowait=True)
 
 
-class _Unknown(PublisherUnavailable):
-    """The server was restarted or flushed its scripts."""
+_pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
+
+
+def _checked(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise _unavailable(answer) from answer
+    return answers
+
+
+def _unavailable(error: Exception) -> PublisherUnavailable:
+    return PublisherUnavailable(f"Redis: {str(error).strip() or type(error).__name__}")

@@ -15,6 +15,8 @@ from eventstore.publishers.snapshot_cache import SnapshotCache
 from eventstore.wire import heartbeat_key, stream_key
 
 KEEP: Final = 100_000  # entries, about
+BATCH: Final = 1_000  # entries in a call
+BATCH_BYTES: Final = 4 * 1024 * 1024
 EXPIRE_OLD: Final = 3_600  # seconds that the stream of an ended epoch stays
 HEARTBEAT: Final = 5  # seconds
 
@@ -41,11 +43,17 @@ class RedisStreams(Publisher):
         return _tail(log, epoch, await self._redis.run(_APPEND, [stream_key(log, epoch)], ["", "0", self.keep]))
 
     async def publish(self, tail: Tail, entries: Sequence[Entry], *, replace: bool = False) -> Tail:
-        arguments: list[bytes | str | int] = [tail.state, "1" if replace else "0", self.keep]
-        for entry in entries:
-            arguments += (entry.position, entry.job_id, entry.cursor, entry.event)
-        state = await self._redis.run(_APPEND, [stream_key(tail.log, tail.epoch)], arguments)
-        return _tail(tail.log, tail.epoch, state)
+        # All calls are sent at once, each expecting what the one before it leaves: the server never waits for us.
+        state, calls = tail.state, []
+        for batch in _batches(entries):
+            arguments: list[bytes | str | int] = [state, "1" if replace else "0", self.keep]
+            for entry in batch:
+                arguments += (entry.position, entry.job_id, entry.cursor, entry.event)
+            calls.append(arguments)
+            if batch:
+                state, replace = f"{batch[-1].position}-0 {batch[-1].position}-0 {batch[-1].cursor}", False
+        answers = await self._redis.run_all(_APPEND, [stream_key(tail.log, tail.epoch)], calls)
+        return _tail(tail.log, tail.epoch, answers[-1])
 
     async def caught_up(self, log: str) -> None:
         if self._beats:
@@ -58,6 +66,19 @@ class RedisStreams(Publisher):
 
     async def aclose(self) -> None:
         await self._redis.aclose()
+
+
+def _batches(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """At most 1,000 entries and about 4 MiB each, so that no call holds the server for long; at least one batch."""
+    batches: list[list[Entry]] = [[]]
+    size = 0
+    for entry in entries:
+        size += len(entry.event)
+        if len(batches[-1]) >= BATCH or (size > BATCH_BYTES and batches[-1]):
+            batches.append([])
+            size = len(entry.event)
+        batches[-1].append(entry)
+    return batches
 
 
 def _tail(log: str, epoch: int, raw: bytes) -> Tail:
