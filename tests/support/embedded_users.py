@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
+import pytest
 
 from api.embedded import janitor
 
@@ -25,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0  # seconds
 
 USER = r"""
-import json, os, signal, subprocess, sys
+import json, os, pathlib, signal, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from api import embedded
 
@@ -60,6 +62,10 @@ for line in sys.stdin:
                 signal.pause()
         elif verb == "spawn":
             said = subprocess.Popen(["/bin/sleep", "600"], close_fds=False).pid
+        elif verb == "cache":
+            from api.embedded import binaries
+            binaries.CACHE = pathlib.Path(where)
+            said = None
         elif verb == "modules":
             said = sorted(sys.modules)
     except embedded.EmbeddedError as error:
@@ -217,3 +223,29 @@ def end_all(folder: Path) -> None:
     for pid in processes(folder):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not processes(folder))
+
+
+def rows(url: str) -> list[int]:
+    with psycopg.connect(url) as connection:
+        return [n for (n,) in connection.execute("SELECT n FROM kept ORDER BY n")]
+
+
+def add(url: str, n: int) -> None:
+    """Commit a row; the first one, 1, makes the table anew."""
+    with psycopg.connect(url) as connection:
+        if n == 1:
+            connection.execute("DROP TABLE IF EXISTS kept")
+            connection.execute("CREATE TABLE kept (n int)")
+        connection.execute("INSERT INTO kept VALUES (%s)", [n])
+
+
+def works(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT current_user, current_database()").fetchone() == ("headway", "headway")
+
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+IS_ROOT = os.geteuid() == 0
+ACCOUNTS = accounts()
+as_every_user = pytest.mark.parametrize("folder", ACCOUNTS, indirect=True)
+only_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
