@@ -19,6 +19,7 @@ HIDDEN: Final = "***"
 
 _FLAGS: Final = re.IGNORECASE | re.DOTALL
 _USER_PART: Final = re.compile(r"(?P<before>^[a-z][a-z0-9+.-]*://[^/?#:@]*:)(?P<secret>.+)(?=@)", _FLAGS)
+_IN_TEXT: Final = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^/?#:@\s]*:)(?P<secret>[^@\s]+)(?=@)", _FLAGS)
 _NAMED: Final = re.compile(
     r"(?P<before>\b(?:password|sslpassword|oauth_client_secret)\s*=\s*)(?P<secret>'(?:[^'\\]|\\.)*'|[^\s&#]+)", _FLAGS
 )
@@ -97,13 +98,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return not self.database_url and not self.redis_url
 
     def hide(self, text: str) -> str:
-        """`text` without the passwords of these settings, for what a driver says of an address."""
+        """`text` without the passwords of these settings and of any URL in it, for what a driver says of an address."""
         for url in (self.database_url, self.redis_url):
             text = text.replace(url, hide(url)) if url else text
             for secret in sorted(secrets_of(url), key=len, reverse=True):
                 if len(secret) >= _SHORTEST:
                     text = text.replace(secret, HIDDEN)
-        return text
+        return _IN_TEXT.sub(lambda found: found["before"] + HIDDEN, text)
 
     def shown(self) -> dict[str, Any]:
         """The settings with passwords hidden, by name."""

@@ -9,10 +9,13 @@ migrated and the log `default` is made. With an address set nothing is started a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
+import anyio
+import anyio.to_thread
 import msgspec
 
 from api.settings import DEFAULT_LOG, Settings
@@ -20,8 +23,12 @@ from api.settings import DEFAULT_LOG, Settings
 if TYPE_CHECKING:
     from api.embedded import Lease
     from eventstore.inline import InlineProjection
+    from eventstore.relay import Relay
     from eventstore.store import EventStore
 
+logger = logging.getLogger("headway.wiring")
+
+LOOK: Final = 2.0  # seconds between looks at embedded servers
 Progress = Callable[[str], None]
 
 
@@ -119,6 +126,32 @@ class Wiring:
         if not self.addresses().redis_url:
             raise NoRedis
         return self.addresses().redis_url
+
+    def relay(self, log: str | None = None) -> Relay:
+        """A relay of a log to Redis Streams with its snapshot cache. Raises `NoRedis`, `NoSuchLog`."""
+        from eventstore.publishers.redis_streams import RedisStreams
+        from eventstore.relay import Relay
+        from projections.snapshots import cached_snapshots
+
+        url = self.redis_url()
+        store = self.store(log)
+        store.log_id()
+        return Relay(store, [RedisStreams(url, keep=self.settings.stream_length)], snapshots=cached_snapshots(store))
+
+    def data_dir(self) -> str:
+        """The folder of the embedded servers; "" where there are none."""
+        self.addresses()
+        return "" if self._lease is None else self._lease.servers.data_dir
+
+    async def keep_running(self) -> None:
+        """Start embedded servers again that have died, until cancelled; for programs that run long."""
+        lease = self._lease
+        while lease is not None:
+            await anyio.sleep(LOOK)
+            try:
+                await anyio.to_thread.run_sync(lease.ensure_running)
+            except Exception as error:
+                logger.warning("an embedded server is down and can't be started again: %s", error)
 
     def close(self) -> None:
         """Append what is queued, close connections, leave the embedded servers. Closing twice is no error."""

@@ -29,7 +29,7 @@ def list_logs(session: Session, as_json: bool) -> None:
     if as_json:
         print_json([dict(zip(("name", "events", "epoch", "cursor"), row, strict=True)) for row in rows])
         return
-    table = columns("LOG", "EVENTS", "EPOCH", "CURSOR", right=("EVENTS", "EPOCH"))
+    table = columns("LOG", "EVENTS", "EPOCH", "CURSOR", right=("EVENTS", "EPOCH"), fold=("LOG",))
     for row in rows:
         table.add_row(*map(str, row))
     print_table(table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PAST: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+NO_WIDTH: Final = 10_000  # columns, of what is not a terminal
 STYLES: Final = {
     "pending": "dim",
     "running": "cyan",
@@ -48,7 +49,8 @@ def console(*, stderr: bool = False) -> Console:
     """Where people read. NO_COLOR is respected; what is not a terminal gets no colours and no line breaks of ours."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=None if terminal else NO_WIDTH)
 
 
 def on_terminal() -> bool:
@@ -65,25 +67,23 @@ def print_raw(line: bytes) -> None:
     sys.stdout.buffer.write(line + b"\n")
 
 
-def columns(*headings: str, right: tuple[str, ...] = ()) -> Table:
-    """A table without lines that folds long cells. Wide characters count as two columns."""
+def columns(*headings: str, right: tuple[str, ...] = (), fold: tuple[str, ...] = ()) -> Table:
+    """A table without lines. Columns in `fold` give way on a narrow terminal; wide characters count as two columns."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading not in fold)
     return table
 
 
 def print_table(table: Table) -> None:
     """On a terminal as wide as that is, elsewhere as wide as its content: a pipe has no width."""
     out = console()
-    if out.is_terminal:
+    with out.capture() as captured:
         out.print(table)
-    else:
-        out.print(
-            table, width=max(table.__rich_measure__(out, out.options.update(max_width=10_000)).maximum, 1), crop=False
-        )
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().rstrip("\n").split("\n")))
 
 
 def percent_text(ppm: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,13 +26,19 @@ class Session:
 
     def __init__(self, *, log: str | None = None) -> None:
         self.log = log
+        self._changed: dict[str, Any] = {}
         self._settings: Settings | None = None
+
+    def change(self, **changed: Any) -> None:
+        """Let options of a command stand before the environment's settings."""
+        self._changed |= changed
+        self._settings = None
 
     @property
     def settings(self) -> Settings:
         """Raises `SettingsError`, and click's usage error for a name that no log can have."""
         if self._settings is None:
-            settings = Settings.load()
+            settings = msgspec.structs.replace(Settings.load(), **self._changed)
             if self.log is not None:
                 variable = VARIABLES["HEADWAY_LOG"]
                 try:
@@ -44,8 +51,11 @@ class Session:
     @contextmanager
     def wired(self, *, redis: bool = False) -> Iterator[Wiring]:
         """Everything that a command needs, closed at its end; see `api.wiring.wired`."""
+        from api.cli.journal import log_to_stderr
         from api.wiring import wired
 
+        if not logging.getLogger().handlers:
+            log_to_stderr(self.settings)
         with wired(self.settings, redis=redis, progress=say if sys.stderr.isatty() else None) as wiring:
             yield wiring
 
