@@ -12,7 +12,7 @@ from eventstore import hot, pgarray
 from eventstore.batch import Head
 from eventstore.codec import Prepared
 from eventstore.hot import HotStatement, Param
-from eventstore.pgarray import PgArray
+from eventstore.pgarray import PG_EPOCH_US, PgArray
 from eventstore.statements import LOCK_TIMEOUT, Conn
 
 _TEMPLATE: Final = Path(__file__).with_name("sql") / "append.sql"
@@ -54,7 +54,7 @@ class AppendStatement:
         result = self._statement.execute(conn, params)
         if hot.read_int(result, 0) != 1:
             return None
-        return msgspec.structs.replace(new, now_us=hot.read_int(result, 1))
+        return msgspec.structs.replace(new, now_us=hot.read_int(result, 1) + PG_EPOCH_US)
 
 
 def _event_arrays(batch: Sequence[Prepared]) -> dict[str, PgArray]:

@@ -1,1 +1,1 @@
-"""Figures, as ratios of one run on the same servers. `make bench` prints them and keeps JSON; nothing asserts a time."""
+"""Figures, as ratios of one run on the same servers. `make bench` prints them and keeps JSON."""

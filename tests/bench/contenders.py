@@ -38,20 +38,21 @@ class Headway:
         from projections.progress import Progress
 
         self.name = "headway" if projection else "headway, append only"
-        self.store = EventStore(url, projection=Progress() if projection else NoProjection(), log="bench", pool_size=4)
-        if not projection:
-            self.store = EventStore(url, projection=NoProjection(), log="bench-bare")
+        self.store = EventStore(
+            url, projection=Progress() if projection else NoProjection(), log="bench" if projection else "bench-bare"
+        )
         self.store.create_log()
         self._run = itertools.count()
 
-    def writer(self, caller: int, batch: int) -> Write:
-        run, ticks = next(self._run), itertools.count(1)
+    def writer(self, caller: int, batch: int, run: str | None = None) -> Write:
+        name, ticks = run or str(next(self._run)), itertools.count()
         per_job = 40_000 // batch
 
         def write() -> None:
             tick = next(ticks)
-            job = f"bench:{run}:{caller}:{tick // per_job}"
-            self.store.append(job, [progress(tick * batch + i) for i in range(batch)])
+            job = f"bench:{name}:{batch}:{caller}:{tick // per_job}"
+            at = tick % per_job * batch
+            self.store.append(job, [progress(at + i) for i in range(batch)])
 
         return write
 
