@@ -6,9 +6,6 @@ import multiprocessing
 import time
 from typing import Any
 
-from projections.progress import Progress
-
-from eventstore.store import EventStore
 from tests.bench.contenders import Eventsourcing, Headway, NaiveUpdate
 from tests.bench.measure import Figure, alternate, run_callers
 from tests.bench.report import Report
@@ -56,7 +53,7 @@ def _lines(report: Report, title: str, contenders: list[Any], figures: list[Figu
 
 def _processes(url: str, *, processes: int, callers: int, seconds: float) -> float:
     context = multiprocessing.get_context("spawn")
-    ready, go, rates = context.Barrier(processes), context.Event(), context.Queue()
+    ready, rates = context.Barrier(processes), context.Queue()
     children = [
         context.Process(target=_child, args=(url, callers, seconds, number, ready, rates))
         for number in range(processes)
@@ -66,14 +63,12 @@ def _processes(url: str, *, processes: int, callers: int, seconds: float) -> flo
     total = sum(rates.get(timeout=seconds + 60) for _ in children)
     for child in children:
         child.join()
-    del go
     return float(total)
 
 
 def _child(url: str, callers: int, seconds: float, number: int, ready: Any, rates: Any) -> None:
     ours = Headway(url)
     run_id = f"{number}-{time.time_ns()}"
-    ours.store = EventStore(url, projection=Progress(), log="bench")
     writes = [ours.writer(caller, 1, run_id) for caller in range(callers)]
     run_callers(writes, 1, 0.5)
     ready.wait()
