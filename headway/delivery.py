@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from headway.payload import sendable
 from headway.report import Known, Outgoing, Report, Run, new_event_id
@@ -137,7 +137,7 @@ class Delivery:
             self._warn(text, *args)
 
 
-def _outgoing(report: Report, run: Run, kind: str, event_id: bytes, data: dict[str, object]) -> Outgoing:
+def _outgoing(report: Report, run: Run, kind: str, event_id: bytes, data: dict[str, Any]) -> Outgoing:
     about_job = kind.startswith("job.")
     attempt = report.attempt
     if attempt is not None and run.base and report.step is not None:
