@@ -82,6 +82,7 @@ class Committer:
         self._states = StateCache(projection.size)
         self._calm = CALM
         self._told, self._untold = 0.0, False  # when the last NOTIFY went out; whether something was appended since
+        self._idle_since: float | None = None
         self._closing = False
 
     def submit(self, call: AppendCall) -> None:
@@ -103,6 +104,20 @@ class Committer:
     def running(self) -> bool:
         """Whether its thread and connection exist."""
         return self._thread is not None
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it has had nothing to do (monotonic seconds); None while it works or does not run."""
+        return self._idle_since if self.running else None
+
+    def retire(self) -> bool:
+        """End the thread and the connection if there is nothing to do; the next call starts them again."""
+        with self._lock:
+            if self._queued or self.idle_since is None:
+                return False
+            self._idle_since = None
+            self._queue.put(None)
+            return True
 
     @property
     def queued(self) -> int:
@@ -132,8 +147,10 @@ class Committer:
                     settle_all([(call, OutcomeUnknown(f"the append failed ({error})")) for call in calls])
                     if not isinstance(error, Exception):
                         raise
-        finally:
-            self._disconnect()
+        except BaseException:
+            with self._lock:
+                self._end()
+            raise
 
     def _gather(self) -> list[AppendCall] | None:
         """The next calls: what waits by now, up to 1,000 events, ids distinct; None when it is time to end."""
@@ -162,6 +179,7 @@ class Committer:
         return calls
 
     def _wait(self) -> AppendCall | None:
+        self._idle_since = time.monotonic()
         while True:
             try:
                 call = self._queue.get(timeout=NOTIFY_EVERY if self._untold else self._idle)
@@ -173,10 +191,17 @@ class Committer:
             if call is None:
                 with self._lock:
                     if self._queue.empty():
-                        self._thread = None
+                        self._end()
                         return None
             elif self._take(call):
                 return call
+            else:
+                self._idle_since = time.monotonic()
+
+    def _end(self) -> None:
+        """Under the lock: the next thread must find no connection that this one is about to close."""
+        self._disconnect()
+        self._thread = None
 
     def _tell(self) -> None:
         """The NOTIFY that was held back while appends followed each other closely. A hint: losing it costs latency."""
@@ -191,6 +216,7 @@ class Committer:
     def _take(self, call: AppendCall) -> bool:
         with self._lock:
             self._queued -= len(call.events)
+            self._idle_since = None
         return call.take()
 
     # -- one batch --------------------------------------------------------------------------------------------------
@@ -226,6 +252,9 @@ class Committer:
                 retry = False
             except EventStoreError as refused:
                 error, retry = refused, False
+            if unknown and not isinstance(error, OutcomeUnknown):
+                # An earlier attempt may have been written; what stopped this one says nothing about that.
+                error = OutcomeUnknown(f"the answer of the database got lost ({error})")
             self._forget()
             pause = random.uniform(0.5, 1) * min(0.02 * 2**attempt, 0.5)  # noqa: S311 - jitter, not a secret
             late = [call for call in calls if not retry or call.deadline < time.monotonic() + pause]

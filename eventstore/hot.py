@@ -81,7 +81,11 @@ class HotStatement:
     def _check(self, conn: Conn, result: pq.abc.PGresult) -> pq.abc.PGresult:
         if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
             return result
-        raise pg.error_from_result(result, encoding=conn.info.encoding)
+        error = pg.error_from_result(result, encoding=conn.info.encoding)
+        if conn.closed and not isinstance(error, pg.OperationalError):
+            # libpq's own text, without a code of the server's: the connection broke, maybe after the commit.
+            raise pg.OperationalError(str(error).strip())
+        raise error
 
 
 def _oids(given: list[Any]) -> list[int]:

@@ -58,11 +58,11 @@ class EventStore:
         self._redact = redact
         self._max_job_events = max_job_events
         self._allow_unsafe = allow_unsafe
-        self._listeners: list[Listener] = []
         self._owner = self
         self._reset()
 
     def _reset(self) -> None:
+        self._listeners: list[Listener] = []
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._committers: dict[int, Committer] = {}
@@ -129,9 +129,9 @@ class EventStore:
         log_id = self.log_id()
         with owner._lock:
             committer = owner._committers.get(log_id)
+            if committer is None or not committer.running:
+                owner._make_room()
             if committer is None:
-                if sum(c.running for c in owner._committers.values()) >= MAX_COMMITTERS:
-                    raise StoreBusy(f"{MAX_COMMITTERS} logs are being written by this process: try again in a moment")
                 committer = owner._committers[log_id] = Committer(
                     log_id,
                     connect=lambda: self._writer(log_id),
@@ -141,6 +141,13 @@ class EventStore:
                     prepared=not owner.database.pgbouncer,
                 )
             return committer
+
+    def _make_room(self) -> None:
+        """At most 16 threads and connections: the committer that has been idle for longest gives way."""
+        running = [committer for committer in self._committers.values() if committer.running]
+        idle = sorted((c for c in running if c.idle_since is not None), key=lambda c: c.idle_since or 0.0)
+        if len(running) >= MAX_COMMITTERS and not any(committer.retire() for committer in idle):
+            raise StoreBusy(f"{MAX_COMMITTERS} logs are being written by this process: try again in a moment")
 
     def _writer(self, log_id: int) -> Conn:
         conn = self.database.connect()

@@ -255,8 +255,8 @@ def shift(conn: psycopg.Connection[Any], log: int, position: int) -> None:
 
 def insert(conn: psycopg.Connection[Any], log: int, position: int) -> None:
     conn.execute(
-        "INSERT INTO events SELECT log_id, %s, job_id, version + 1000, gen_random_uuid(), type, step, attempt, seq, data,"
-        " salt, applied, reason, percent, actor, occurred_at, recorded_at, hash FROM kept_events"
+        "INSERT INTO events SELECT log_id, %s, job_id, version + 1000, gen_random_uuid(), type, step, attempt, seq,"
+        " data, salt, applied, reason, percent, actor, occurred_at, recorded_at, hash FROM kept_events"
         " WHERE log_id = %s AND position = 5",
         (position, log),
     )
@@ -297,16 +297,16 @@ REWRITES = (
 )
 
 
-@pytest.mark.parametrize("role", ["origin", "replica", "local"])
-@pytest.mark.parametrize("statement", REWRITES)
-def test_the_guards_refuse_every_rewrite_even_as_superuser_in_replica_mode(database_url, statement, role):
+def test_the_guards_refuse_every_rewrite_even_as_superuser_in_replica_mode(database_url):
     with EventStore(database_url) as store:
         store.create_log()
         store.append("a", [NewEvent(type="job.started")])
         with psycopg.connect(database_url, autocommit=True) as conn:
-            conn.execute("SELECT set_config('session_replication_role', %s, false)", (role,))
-            with pytest.raises(pg.InsufficientPrivilege, match="immutable"):
-                conn.execute(statement)
+            for role in ("origin", "replica", "local"):
+                conn.execute("SELECT set_config('session_replication_role', %s, false)", (role,))
+                for statement in REWRITES:
+                    with pytest.raises(pg.InsufficientPrivilege, match="immutable"):
+                        conn.execute(statement)
         assert verify(store).events == 1
 
 
