@@ -19,13 +19,13 @@ import anyio
 import anyio.to_thread
 import click
 
-from api.cli.demo_view import view
 from api.cli.failures import INTERRUPTED, Ended
-from api.cli.jobs import show_snapshot
+from api.cli.jobs import steps_table
 from api.cli.lines import event_line
-from api.cli.output import on_terminal, span
+from api.cli.output import on_terminal, print_table, span
 from api.cli.session import Session, log_option, pass_session, say
 from api.cli.text import visible
+from api.cli.watch import watch_bars, watch_lines
 from api.demo import proof, work
 from api.demo.git import Git, GitFailed, Stopped
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from eventstore.store import EventStore
 
 END_SEEN: Final = 10.0  # seconds from the end of the work to the end of the job on the screen
-GLANCE: Final = 0.1  # seconds between two looks at the screen
 
 
 @click.command()
@@ -96,30 +95,28 @@ def run(wiring: Wiring, job_id: str, name: str, folder: Path) -> work.Result:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
+        if isinstance(error, Stopped):
+            say(f"stopped: {job_id} was reported as cancelled, what it had made is removed")
+            raise Ended(INTERRUPTED) from None
         if isinstance(error, GitFailed):
             raise proof.NotShown(str(error)) from error
         raise error from None
-    except Stopped:
-        raise Ended(INTERRUPTED) from None
     finally:
         headway.close(2)
 
 
 async def watch(wiring: Wiring, store: EventStore, job_id: str, task: partial[work.Result], stop: Event) -> work.Result:
-    """Show the job's events as they come over Redis, while the work is done in a thread."""
-    from eventstore.subscription import subscribe
-
+    """Do what `headway watch` does, while the work is done in a thread."""
     results: list[work.Result] = []
-    ended = anyio.Event()
+    worked, seen = anyio.Event(), anyio.Event()
 
     async def do_work() -> None:
-        try:
-            results.append(await anyio.to_thread.run_sync(task))
-            with anyio.fail_after(END_SEEN):
-                await ended.wait()
-        except TimeoutError:
-            raise proof.NotShown(f"the end of the job was not seen within {END_SEEN:.0f} s") from None
-        tasks.cancel_scope.cancel()
+        results.append(await anyio.to_thread.run_sync(task))
+        worked.set()
+        with anyio.move_on_after(END_SEEN):
+            await seen.wait()
+            return
+        raise proof.NotShown(f"the end of the job was not seen within {END_SEEN:.0f} s")
 
     async def stop_with_us() -> None:
         try:
@@ -127,19 +124,14 @@ async def watch(wiring: Wiring, store: EventStore, job_id: str, task: partial[wo
         finally:
             stop.set()  # the thread of the work can't be cancelled, it looks at this
 
-    subscription = subscribe(store, after="now", jobs=[job_id], redis_url=wiring.redis_url())
-    with view(job_id) as screen:
-        async with anyio.create_task_group() as tasks, subscription:
-            await subscription.batch(GLANCE)  # from here on nothing is missed: the cursor is fixed
-            tasks.start_soon(stop_with_us)
-            tasks.start_soon(do_work)
-            while True:
-                batch = await subscription.batch(GLANCE)
-                for event in batch.events if batch is not None else ():
-                    screen.show(event)
-                    if event.type in ("job.completed", "job.failed", "job.cancelled"):
-                        ended.set()
-                screen.refresh()
+    follow = watch_bars if on_terminal() else watch_lines
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_with_us)
+        tasks.start_soon(do_work)
+        await follow(store, job_id, wiring.redis_url(), wait=True)
+        seen.set()
+        await worked.wait()
+        tasks.cancel_scope.cancel()
     return results[0]
 
 
@@ -154,9 +146,11 @@ def send_late(store: EventStore, job_id: str) -> None:
 def show_proof(store: EventStore, job_id: str, result: work.Result, redis_url: str) -> None:
     """Print snapshot, history, audit and replay, each checked. Raises `NotShown`."""
     events = proof.read_history(store, job_id)
-    heading("Snapshot: the job as the step table has it")
-    show_snapshot(proof.check_snapshot(store, job_id))
-    sys.stdout.flush()
+    job = proof.check_snapshot(store, job_id)
+    if not on_terminal():  # there, what was watched has left it on the screen
+        heading(f"Snapshot: the step table at cursor {job.cursor}")
+        print_table(steps_table(job.steps))
+        sys.stdout.flush()
     heading(f"History: {len(events)} events; these are the ones that are not plain progress")
     for event in milestones(events):
         click.echo(event_line(event))

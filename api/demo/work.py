@@ -67,9 +67,11 @@ def initialise(
 
         with job.step("push_template") as step:
             files = project.write_template(
-                lambda percent, message: step.progress(0.3 * percent, message=f"正在写入模板代码… {message}")
+                lambda percent, message: step.progress(round(0.3 * percent, 1), message=f"正在写入模板代码… {message}")
             )
-            project.push(lambda percent, what: step.progress(30 + 0.7 * percent, message=f"正在推送代码… {what}"))
+            project.push(
+                lambda percent, what: step.progress(round(30 + 0.7 * percent, 1), message=f"正在推送代码… {what}")
+            )
             # On purpose: an old counter reports again. The log keeps it, and the bar doesn't go back.
             step.progress(REGRESSING_PERCENT, message="正在推送代码… (an old counter reports again)")
 
@@ -100,10 +102,12 @@ def set_up_gitops(project: Project, step: headway.Step) -> int:
     if step.attempt > 1:
         step.progress(message="catching up with the others")
         project.catch_up()
-    count = project.write_manifests(lambda percent, name: step.progress(0.7 * percent, message=f"checked {name}"))
+    count = project.write_manifests(
+        lambda percent, name: step.progress(round(0.7 * percent, 1), message=f"checked {name}")
+    )
     if step.attempt == 1:
         project.colleague_pushes()
-    project.push(lambda percent, what: step.progress(70 + 0.3 * percent, message=what))
+    project.push(lambda percent, what: step.progress(round(70 + 0.3 * percent, 1), message=what))
     return count
 
 
