@@ -127,6 +127,22 @@ class Wiring:
             raise NoRedis
         return self.addresses().redis_url
 
+    def live_redis_url(self) -> str | None:
+        """Where Redis is, if a relay keeps this log's stream fresh there; else live readers ask PostgreSQL."""
+        import redis
+
+        from eventstore.wire import heartbeat_key
+
+        url = self.addresses().redis_url
+        if not url:
+            return None
+        try:
+            with redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+                return url if client.exists(heartbeat_key(self.settings.log)) else None
+        except (redis.RedisError, OSError, ValueError) as error:
+            logger.warning("Redis can't be used, PostgreSQL is read instead: %s", error)
+            return None
+
     def relay(self, log: str | None = None) -> Relay:
         """A relay of a log to Redis Streams with its snapshot cache. Raises `NoRedis`, `NoSuchLog`."""
         from eventstore.publishers.redis_streams import RedisStreams

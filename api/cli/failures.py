@@ -28,9 +28,11 @@ INTERRUPTED: Final = 130
 _BY_CODE: Final = {
     "invalid_event": USAGE,
     "invalid_cursor": USAGE,
+    "invalid_filter": USAGE,
     "invalid_setting": USAGE,
     "no_redis": USAGE,
     "no_such_log": NOT_FOUND,
+    "no_such_consumer": NOT_FOUND,
     "not_migrated": UNAVAILABLE,
     "unsafe_durability": UNAVAILABLE,
 }

@@ -7,10 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from api.cli.failures import NotFound
-from api.cli.lines import error_text
+from api.cli.lines import error_line
 from api.cli.output import (
     MARKS,
     STYLES,
@@ -126,12 +125,17 @@ def show_snapshot(job: JobSnapshot) -> None:
     out = console()
     title = f"  {visible(job.title)}" if job.title else ""
     out.print(Text.assemble((visible(job.job_id), "bold cyan"), title), soft_wrap=True)
-    out.print(Text.assemble(f"{bar(ppm(job.percent), 30)} {percent_text(ppm(job.percent))}  ", status_text(job.status)))
+    wide = min(30, max(out.width - 24, 5))
+    out.print(
+        Text.assemble(f"{bar(ppm(job.percent), wide)} {percent_text(ppm(job.percent))}  ", status_text(job.status))
+    )
     for name, value in facts(job):
         out.print(Text.assemble((f"{name:<9}", "dim"), value), soft_wrap=True)
     if job.steps:
+        from api.cli.picture import NARROW, step_grid
+
         out.print()
-        print_table(steps_table(job.steps))
+        print_table(steps_table(job.steps) if out.width >= NARROW else step_grid(job.steps, out.width))
     for heading, body in errors_of(job):
         out.print()
         out.print(Text(heading, style="bold red"), soft_wrap=True)
@@ -173,7 +177,7 @@ def steps_table(steps: list[StepView]) -> Any:
             f"{percent_text(ppm(step.percent)):>7}",
             str(step.attempt) if step.attempt else "",
             _took(step.started_at, step.ended_at).strip(" ()"),
-            Text(shortened("  ".join(part for part in (_count(step), *said) if part), 200)),
+            Text(shortened("  ".join(part for part in (count_text(step), *said) if part), 200)),
         )
     return table
 
@@ -194,12 +198,8 @@ def errors_of(job: JobSummary | JobSnapshot) -> list[tuple[str, str]]:
     return [(heading, visible_block(stack or "").rstrip()) for heading, stack in errors]
 
 
-def error_line(error: msgspec.Raw | None) -> str:
-    return "" if error is None else error_text(msgspec.json.decode(error))
-
-
-def _count(step: StepView) -> str:
-    if step.done is None or (step.total is None and not step.unit):
+def count_text(step: StepView) -> str:
+    if step.done is None or step.status in ("completed", "skipped") or (step.total is None and not step.unit):
         return ""
     total = "" if step.total is None else f"/{step.total}"
     return f"{step.done}{total} {visible(step.unit or '')}".rstrip()

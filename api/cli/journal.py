@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from typing import TextIO
 
 import msgspec
 
@@ -50,9 +51,24 @@ class JsonFormat(LineFormat):
         return msgspec.json.encode(fields).decode()
 
 
+class Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at that moment: a live display puts lines above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        raise AttributeError("this handler follows sys.stderr")
+
+
 def log_to_stderr(settings: Settings, *, level: int = logging.WARNING) -> None:
     """Send what Headway logs to stderr, from `level` on; what libraries log from warnings on. Called once."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Stderr()
     handler.setFormatter((JsonFormat if settings.log_format == "json" else LineFormat)(settings))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("headway").setLevel(level)

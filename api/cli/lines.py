@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from api.cli.output import clock, percent_text
 from api.cli.text import shortened, visible
 from eventstore.events import RecordedEvent
@@ -76,6 +78,11 @@ def error_text(error: Any) -> str:
     kind, message, code = (error.get(name) for name in ("type", "message", "code"))
     text = ": ".join(_plain(part) for part in (kind, message) if part is not None)
     return text + (f" [{_plain(code)}]" if code is not None else "")
+
+
+def error_line(error: msgspec.Raw | None) -> str:
+    """`error_text` of an error that is JSON still."""
+    return "" if error is None else error_text(msgspec.json.decode(error))
 
 
 def _plain(value: Any) -> str:

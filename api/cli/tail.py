@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import anyio
 import click
 
 from api.cli.output import console, on_terminal, print_raw
@@ -15,6 +16,7 @@ from api.cli.session import Session, json_option, log_option, pass_session
 
 if TYPE_CHECKING:
     from eventstore.events import RecordedEvent
+    from eventstore.filters import Filter
     from eventstore.store import EventStore
 
 Show = Callable[["RecordedEvent", int], None]
@@ -33,57 +35,53 @@ def tail(session: Session, after: str, jobs: tuple[str, ...], lines: int | None,
 
     With --json each line is an event with its cursor; give the last one to --after and nothing is missed or seen twice.
     """
-    from eventstore.cursor import format_cursor
+    from eventstore.cursor import format_cursor, parse_cursor
+    from eventstore.filters import make_filter
 
-    check_patterns(jobs)
+    parse_cursor(after)
+    wanted = make_filter(jobs=jobs or None)
     show = _as_json if as_json else _as_text()
-    with session.store(redis=follow) as store:
+    with session.wired(redis=follow) as wiring:
+        store = wiring.store()
         head, position = store.resolve(after)
         if lines is not None or not follow:
-            events = history(store, position, head.position, jobs)
+            events = history(store, wanted, position, head.position)
             for event in events if lines is None else last(events, lines):
                 show(event, head.epoch)
             after = format_cursor(head.epoch, head.position, head.hash[:4].hex())
         sys.stdout.flush()
         if follow:
-            follow_events(store, after, jobs, show)
+            anyio.run(_follow, store, after, jobs, wiring.live_redis_url(), show)
 
 
-def check_patterns(jobs: Iterable[str]) -> None:
-    """Raise `InvalidEvent` for what can be neither a job's id nor the beginning of one."""
-    from eventstore.codec import check_job_id
-
-    for job in jobs:
-        if job != "*":
-            check_job_id(job.removesuffix("*"), "--job")
-
-
-def history(store: EventStore, after: int, upto: int, jobs: tuple[str, ...]) -> Iterator[RecordedEvent]:
-    """The events after one position up to another, in order; of these jobs only, if any are named."""
-    if jobs and not any(job.endswith("*") for job in jobs):
-        yield from heapq.merge(*(_of_job(store, job, after, upto) for job in set(jobs)), key=lambda e: e.position)
+def history(store: EventStore, wanted: Filter, after: int, upto: int) -> Iterator[RecordedEvent]:
+    """The events after one position up to another that pass the filter, in order."""
+    if wanted.exact:
+        of_jobs = (_of_job(store, job, after, upto) for job in wanted.exact)
+        yield from heapq.merge(*of_jobs, key=lambda event: event.position)
         return
-    exact = {job for job in jobs if not job.endswith("*")}
-    prefixes = tuple(job[:-1] for job in jobs if job.endswith("*"))
     for page in store.replay(after, upto=upto):
-        for event in page:
-            if not jobs or event.job_id in exact or event.job_id.startswith(prefixes):
-                yield event
+        yield from wanted.select(page)
 
 
 def _of_job(store: EventStore, job: str, after: int, upto: int) -> Iterator[RecordedEvent]:
-    version = 0
-    while page := store.read_job(job, version, upto=upto):
-        yield from (event for event in page if event.position > after)
-        version = page[-1].version
+    while page := store.read_job_after_position(job, after, upto=upto, limit=1_000):
+        yield from page
+        after = page[-1].position
+
+
+async def _follow(store: EventStore, after: str, jobs: tuple[str, ...], redis_url: str | None, show: Show) -> None:
+    async with store.subscribe(after=after, jobs=jobs or None, redis_url=redis_url) as news:
+        while True:
+            batch = await news.batch()
+            assert batch is not None
+            for event in batch.events:
+                show(event, batch.epoch)
+            sys.stdout.flush()
 
 
 def last(events: Iterable[RecordedEvent], count: int) -> Iterable[RecordedEvent]:
     return deque(events, maxlen=count)
-
-
-def follow_events(store: EventStore, after: str, jobs: tuple[str, ...], show: Show) -> None:
-    raise NotImplementedError
 
 
 def _as_json(event: RecordedEvent, epoch: int) -> None:
