@@ -39,7 +39,6 @@ def read_pages(store: EventStore, publisher: Publisher, after: int, pages: int =
                 for lower in range(after, after + pages * page, page)
             ]
             events = statements.recorded(asked[0])
-            hole = None if not events or events[0].position == after + 1 else after + 1
             for further in asked[1:]:
                 found = statements.recorded(further)
                 # A page is of its own moment: what was appended in between leaves a hole before it, not in the log.
@@ -47,15 +46,16 @@ def read_pages(store: EventStore, publisher: Publisher, after: int, pages: int =
                     events += found
         head = statements.read_head(conn, log_id)
     if not events and head.position > after:
-        events, hole = _beyond(store, head, after, page)
-    more = bool(events) and len(events) >= page
-    return Pages(head, publisher.encode(events, head.epoch), more, hole, _next_page(events, page))
+        # Appended just now, or all rows of this range are missing.
+        events = store.read_log(after, upto=head.position, limit=page)
+    more = bool(events) and head.position > events[-1].position
+    return Pages(head, publisher.encode(events, head.epoch), more, _hole(events, after), _next_page(events, page))
 
 
-def _beyond(store: EventStore, head: Head, after: int, page: int) -> tuple[list[RecordedEvent], int | None]:
-    """The log has more, but not in this range: either it was appended just now, or rows are missing."""
-    events = store.read_log(after, upto=head.position, limit=page)
-    return events, None if events and events[0].position == after + 1 else after + 1
+def _hole(events: list[RecordedEvent], after: int) -> int | None:
+    if not events or events[-1].position == after + len(events):
+        return None
+    return next(n for n, event in enumerate(events, after + 1) if event.position != n)
 
 
 def _next_page(events: list[RecordedEvent], page: int) -> int:
