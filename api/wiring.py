@@ -152,7 +152,8 @@ class Wiring:
         url = self.redis_url()
         store = self.store(log)
         store.log_id()
-        return Relay(store, [RedisStreams(url, keep=self.settings.stream_length)], snapshots=cached_snapshots(store))
+        stream = RedisStreams(url, keep=self.settings.stream_length, snapshot_ttl=self.settings.snapshot_ttl)
+        return Relay(store, [stream], snapshots=cached_snapshots(store))
 
     def data_dir(self) -> str:
         """The folder of the embedded servers; "" where there are none."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from eventstore.publishers import Entry, LoadSnapshots, Publisher, Tail
 from eventstore.publishers.redis_connection import RedisConnection, Script
-from eventstore.publishers.snapshot_cache import SnapshotCache
+from eventstore.publishers.snapshot_cache import TTL, SnapshotCache
 from eventstore.wire import heartbeat_key, stream_key
 
 KEEP: Final = 100_000  # entries, about
@@ -25,12 +25,16 @@ _OURS: Final = re.compile(r"([1-9][0-9]*)-0 \1-0 ([0-9]{4,9}_([0-9]{16})_[0-9a-f
 
 
 class RedisStreams(Publisher):
-    """Publishes over one connection to the Redis, Valkey or compatible server at `url`. `keep` is approximate."""
+    """Publishes over one connection to the Redis, Valkey or compatible server at `url`. `keep` is approximate.
+
+    `snapshot_ttl`: seconds that a snapshot lives in the cache beside the stream, if there is one.
+    """
 
     name: ClassVar[str] = "redis-streams"
 
-    def __init__(self, url: str, *, keep: int = KEEP) -> None:
+    def __init__(self, url: str, *, keep: int = KEEP, snapshot_ttl: int = TTL) -> None:
         self.keep = keep
+        self._snapshot_ttl = snapshot_ttl
         self._url = url
         self._redis = RedisConnection(url)
         self._beats = True
@@ -62,7 +66,7 @@ class RedisStreams(Publisher):
     def snapshot_cache(self, load: LoadSnapshots) -> SnapshotCache:
         """The cache of snapshots beside the stream. The heartbeat is then its business: it promises their freshness."""
         self._beats = False
-        return SnapshotCache(self._url, load)
+        return SnapshotCache(self._url, load, ttl=self._snapshot_ttl)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
