@@ -153,7 +153,6 @@ class Line:
     async def _begin(self, head: Head) -> None:
         """Find out where the sink stands in this epoch."""
         await self._settle(await self._publisher.look(self._store.log, head.epoch))
-        self._up()
 
     async def _settle(self, tail: Tail) -> None:
         """Go on from where the sink stands if that is on the log's history; else fill it again with what is recent."""
@@ -286,6 +285,7 @@ class Line:
         self._after, self._hash8 = last.position, last.cursor[-8:]
         self.progress.position = last.position
         self.progress.published += len(entries)
+        self._up()
         return True
 
     async def _caught_up(self) -> None:
@@ -299,6 +299,7 @@ class Line:
             await self._settle(tail)
         else:
             await self._publisher.caught_up(self._tail.log)
+            self._up()
 
     # -- blocking parts, each in a thread ---------------------------------------------------------------------------
 
