@@ -7,7 +7,6 @@ The envelope (ids, attempt, seq, sizes, depth, NUL, surrogates) is `eventstore.c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from eventstore.codec import MAX_INT, check_job_id
 from eventstore.errors import InvalidEvent
 from eventstore.events import NewEvent
 from projections.check_plan import MAX_LABEL, check_entries, check_name, check_weight
-from projections.numbers import moment
+from projections.numbers import is_finite, moment
 from projections.state import json_text
 
 MAX_MESSAGE: Final = 8 * 1024  # bytes of UTF-8
@@ -66,10 +65,10 @@ def _progressed(data: Data) -> None:
     elif "done" in data:
         done = data["done"]
         if type(done) is not int or not 0 <= done <= MAX_INT:
-            _integer(done, "data.done", 0)
+            _integer(done, "data.done")
         total = data.get("total")
-        if total is not None and (type(total) is not int or not 1 <= total <= MAX_INT):
-            _integer(total, "data.total", 1)
+        if total is not None and (type(total) is not int or not 0 <= total <= MAX_INT):
+            _integer(total, "data.total")
     else:
         raise InvalidEvent("data.percent", None, "step.progressed needs percent, or done", "required")
     message = data.get("message")
@@ -90,17 +89,17 @@ def _percent(value: object, field: str) -> None:
     if type(value) is not int and type(value) is not float:
         raise InvalidEvent(field, value, "a number from 0 to 100", "wrong_type")
     if not 0 <= value <= 100:
-        if not math.isfinite(value):
+        if not is_finite(value):
             raise InvalidEvent(field, value, "a finite number from 0 to 100", "not_finite")
         raise InvalidEvent(field, value, "a number from 0 to 100", "out_of_range")
 
 
-def _integer(value: object, field: str, low: int) -> None:
-    rule = f"an integer from {low} to 2^53"
+def _integer(value: object, field: str) -> None:
+    rule = "an integer from 0 to 2^53"
     if type(value) is not int:
-        finite = type(value) is not float or math.isfinite(value)
+        finite = type(value) is not float or is_finite(value)
         raise InvalidEvent(field, value, rule, "wrong_type" if finite else "not_finite")
-    if not low <= value <= MAX_INT:
+    if not 0 <= value <= MAX_INT:
         raise InvalidEvent(field, value, rule, "out_of_range")
 
 

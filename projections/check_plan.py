@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import defaultdict
 from typing import Any, Final
 
 from eventstore.codec import check_step
 from eventstore.errors import InvalidEvent, Shown
-from projections.numbers import micro
+from projections.numbers import is_finite, micro
 from projections.state import DEPTH_LIMIT, STEP_LIMIT
 
 MAX_LABEL: Final = 1024  # bytes of UTF-8
@@ -59,7 +58,7 @@ def check_weight(weight: object, field: str) -> None:
     """Raise `InvalidEvent` unless this is a number from 10⁻⁶ to 10⁹."""
     if type(weight) is not int and type(weight) is not float:
         raise InvalidEvent(field, weight, "a number", "wrong_type")
-    if not math.isfinite(weight):
+    if not is_finite(weight):
         raise InvalidEvent(field, weight, "a finite number", "not_finite")
     if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
         raise InvalidEvent(field, weight, "a number from 0.000001 to 1000000000", "out_of_range")
@@ -87,7 +86,7 @@ def _check_range(pair: object, field: str) -> None:
     for place, value in enumerate(pair):
         if type(value) is not int and type(value) is not float:
             raise InvalidEvent(f"{field}[{place}]", value, "a number", "wrong_type")
-        if not math.isfinite(value):
+        if not is_finite(value):
             raise InvalidEvent(f"{field}[{place}]", value, "a finite number", "not_finite")
         if not 0 <= value <= 100:
             raise InvalidEvent(f"{field}[{place}]", value, "a number from 0 to 100", "out_of_range")

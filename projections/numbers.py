@@ -5,6 +5,7 @@ Both go through the decimal of the number's shortest text: 0.57 % is 5,700 ppm, 
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +19,11 @@ _MILLION: Final = Decimal(1_000_000)
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+
+
+def is_finite(value: float) -> bool:
+    """Whether this is neither NaN nor infinite; an integer of any size is not."""
+    return type(value) is int or math.isfinite(value)
 
 
 def ppm(percent: float) -> int:

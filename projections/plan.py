@@ -30,6 +30,7 @@ from projections.state import (
     StepState,
 )
 from projections.tree import (
+    AT_WORK,
     count,
     derive,
     end_attempt,
@@ -378,7 +379,9 @@ def _regroup(
             rebase(group)
     refresh(group)
     step.frac = step.mark = group.mark
-    step.begun = step.begun or step.own is not None or any(kid.begun for kid in kids)
+    step.begun = step.begun or step.own in AT_WORK or any(kid.begun for kid in kids)
+    if step.started_us is None:
+        step.started_us = min((kid.started_us for kid in kids if kid.started_us is not None), default=None)
     old, step.status = step.status, derive(group.counts, step.own)
     if step.status in OPEN:
         if old not in OPEN:

@@ -375,13 +375,17 @@ def _said(job: JobState, step: StepState, event: FoldEvent, status: str, us: int
     """A group is said to run or to wait."""
     if step.status in STEP_ENDED:
         return ENDED
-    new = event.attempt is not None and event.attempt > step.attempt
+    number = event.attempt
+    new = number is not None and number > step.attempt
     begins = event.type == "step.started" and (new or not step.open)
-    if not new and (step.status == status or (event.type == "step.started" and step.open and event.attempt)):
-        return ALREADY
+    if not new:
+        if number is not None and not step.open:
+            return STALE
+        if step.status == status or (number is not None and event.type == "step.started"):
+            return ALREADY
     data = event.data
     if begins:
-        begin_attempt(job, step, event.attempt or step.attempt + 1, data.get("worker"), us)
+        begin_attempt(job, step, number or step.attempt + 1, data.get("worker"), us)
     step.own = status
     step.reason = data.get("reason")
     until = data.get("until")
@@ -427,7 +431,15 @@ def _drop(job: JobState, event: FoldEvent, status: str, us: int) -> str | None:
     else:
         _settle(job, step, status, step.frac, step.begun, us)
     step.reason = event.data.get("reason")
+    _reach(step, event)
     return None
+
+
+def _reach(step: StepState, event: FoldEvent) -> None:
+    """The event tells the end of an attempt whose begin was never told: what comes late of it is late."""
+    if event.attempt is not None and event.attempt > step.attempt:
+        step.attempt = event.attempt
+        step.seq = None
 
 
 def _settle_group(job: JobState, group: StepState, event: FoldEvent, status: str, us: int) -> None:
@@ -445,6 +457,7 @@ def _settle_group(job: JobState, group: StepState, event: FoldEvent, status: str
             else:
                 _settle(job, leaf, ABANDONED if status == FAILED else CANCELLED, leaf.frac, leaf.begun, at)
     group.until_us = None
+    _reach(group, event)
     _say(job, group, data)
 
 

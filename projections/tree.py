@@ -26,6 +26,8 @@ from projections.state import (
     StepState,
 )
 
+AT_WORK = (RUNNING, WAITING)
+"""What a group says of itself once it began."""
 _SEVERITY = (FAILED, ABANDONED, CANCELLED, COMPLETED, SKIPPED)
 
 
@@ -130,7 +132,7 @@ def rederive(job: JobState, holder: StepState, us: int) -> None:
     """Something was said of the group itself, or its plan changed: bring it and what is above up to date."""
     assert holder.group is not None
     refresh(holder.group)
-    delta, old, new = _take(job, holder, holder.own is not None, us)
+    delta, old, new = _take(job, holder, holder.own in AT_WORK, us)
     if delta or old != new:
         lift(job, holder.parent, delta, old, new, holder.begun, us)
 
@@ -154,7 +156,7 @@ def _take(job: JobState, holder: StepState, begun: bool, us: int) -> tuple[int, 
                 holder.own = RUNNING if holder.open else None
                 holder.ended_us = holder.error = holder.error_stack = None
                 holder.status = new = derive(group.counts, holder.own)
-            if holder.started_us is None and new != PENDING:
+            if holder.started_us is None and holder.begun:
                 holder.started_us = us
         else:
             holder.ended_us = us
