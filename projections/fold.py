@@ -20,6 +20,7 @@ from typing import Final
 
 from eventstore.inline import FoldEvent, Verdict
 from projections.job_rules import JOB_RULES, end, run
+from projections.numbers import later
 from projections.state import (
     COMPLETED,
     FAILED,
@@ -67,8 +68,7 @@ def evolve(state: JobState, event: FoldEvent) -> tuple[JobState, Verdict]:
     if reason is not None:
         state.rejected += 1
         return state, Verdict(False, reason, state.percent)
-    if us > last:
-        state.updated_us = us
+    state.updated_us = max(us, last)
     if not state.steps_open and state.auto_complete:
         _complete(state)
     return state, Verdict(True, None, state.percent)
@@ -78,18 +78,15 @@ def _fold_step(job: JobState, event: FoldEvent, kind: str, us: int) -> str | Non
     name = event.step
     assert name is not None
     step = job.steps.get(name)
-    if step is not None and step.updated_us is not None and us < step.updated_us:
-        us = step.updated_us
+    if step is not None:
+        us = later(us, step.updated_us)
     reason = STEP_RULES[kind](job, event, us)
     if reason is not None:
         if step is not None:
             step.rejected += 1
             job.touched[name] = step
         return reason
-    if step is None:
-        step = job.steps.get(name)
-        if step is None:
-            return None
+    step = job.steps[name]
     step.updated_us = us
     if event.seq is not None and (event.attempt is None or event.attempt == step.attempt):
         step.seq = event.seq

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from eventstore.inline import FoldEvent
-from projections.numbers import moment, ppm
+from projections.numbers import later, moment, ppm
 from projections.plan import has_room, is_current, read_plan, replace_plan
 from projections.state import (
     ABANDONED,
@@ -39,26 +39,18 @@ def _planned(job: JobState, event: FoldEvent, us: int) -> str | None:
     if job.status in JOB_ENDED:
         return IS_OVER
     data = event.data
-    given = data.get("steps")
+    plan = read_plan(data["steps"])
     title, kind = data.get("title") or job.title, data.get("kind") or job.kind
     continues = data.get("continues") or job.continues
-    auto = bool(given) and data.get("auto_complete") is not False
-    same = job.plan_version > 0 and (title, kind, continues) == (job.title, job.kind, job.continues)
-    if given is None:
-        if same:
-            return ALREADY
-    else:
-        plan = read_plan(given)
-        if not is_current(job, plan):
-            if not has_room(job, (entry.step for entry in plan.entries)):
-                return PLAN_FULL
-            replace_plan(job, plan, us)
-        elif same and auto == job.auto_complete and (job.planned or not given):
-            return ALREADY
-        elif not job.planned:
-            replace_plan(job, plan, us)
-        job.auto_complete = auto
-    job.title, job.kind, job.continues = title, kind, continues
+    auto = bool(plan.entries) and data.get("auto_complete") is not False
+    told = (title, kind, continues, auto, job.planned or bool(plan.entries))
+    known = (job.title, job.kind, job.continues, job.auto_complete, job.planned)
+    if job.plan_version and told == known and is_current(job, plan):
+        return ALREADY
+    if not has_room(job, (entry.step for entry in plan.entries)):
+        return PLAN_FULL
+    replace_plan(job, plan, us)
+    job.title, job.kind, job.continues, job.auto_complete = title, kind, continues, auto
     job.plan_version += 1
     return None
 
@@ -84,7 +76,7 @@ def _progressed(job: JobState, event: FoldEvent, us: int) -> str | None:
     if reached < max(job.absolute or 0, job.percent):
         return REGRESSION
     job.absolute = reached
-    job.percent = max(job.percent, min(reached, CAP))
+    job.percent = min(reached, CAP)
     if job.status != RUNNING:
         run(job, us)
     _say(job, data)
@@ -130,7 +122,7 @@ def _reopened(job: JobState, event: FoldEvent, us: int) -> str | None:
         return IS_OVER
     if job.status not in JOB_ENDED:
         return ALREADY
-    for step in list(job.steps.values()):
+    for step in job.steps.values():
         if step.status == ABANDONED and step.group is None:
             renew(job, step, us)
     job.status = RUNNING
@@ -163,15 +155,14 @@ def run(job: JobState, us: int) -> None:
 
 def end(job: JobState, status: str, us: int) -> None:
     """The job has ended. What is open is abandoned: no spinner outlives its job."""
-    if job.steps_open:
-        for step in list(job.steps.values()):
-            if step.group is None and step.status in OPEN:
-                at = us if step.updated_us is None else max(us, step.updated_us)
-                if step.open:
-                    end_attempt(job, step, ABANDONED, at)
-                step.updated_us = step.ended_us = at
-                step.until_us = None
-                move(job, step, ABANDONED, step.frac, step.begun, at)
+    for step in job.steps.values():
+        if step.group is None and step.status in OPEN:
+            at = later(us, step.updated_us)
+            if step.open:
+                end_attempt(job, step, ABANDONED, at)
+            step.updated_us = step.ended_us = at
+            step.until_us = None
+            move(job, step, ABANDONED, step.frac, step.begun, at)
     job.status = status
     job.ended_us = us
     job.until_us = None
@@ -181,12 +172,11 @@ def end(job: JobState, status: str, us: int) -> None:
 
 def renew(job: JobState, step: StepState, us: int) -> None:
     """A leaf is pending again. Attempts and the mark are kept, what the last attempt reported is not."""
+    step.updated_us = us = later(us, step.updated_us)
     if step.open:
         end_attempt(job, step, ABANDONED, us)
     step.mode = step.done = step.total = step.unit = None
     step.reason = step.error = step.error_stack = step.ended_us = step.until_us = None
-    step.base = step.done0 = 0
-    step.updated_us = us if step.updated_us is None else max(us, step.updated_us)
     move(job, step, PENDING, 0, False, us)
 
 

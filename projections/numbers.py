@@ -21,6 +21,11 @@ _RFC3339: Final = re.compile(
 )
 
 
+def later(us: int, last: int | None) -> int:
+    """A time, not before the last one."""
+    return us if last is None else max(us, last)
+
+
 def is_finite(value: float) -> bool:
     """Whether this is neither NaN nor infinite; an integer of any size is not."""
     return type(value) is int or math.isfinite(value)

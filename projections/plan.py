@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from projections.numbers import micro
+from projections.numbers import later, micro
 from projections.state import (
     ABANDONED,
     ONE,
@@ -30,7 +30,6 @@ from projections.state import (
     StepState,
 )
 from projections.tree import (
-    AT_WORK,
     count,
     derive,
     end_attempt,
@@ -79,7 +78,7 @@ def read_plan(steps: Sequence[Mapping[str, Any]]) -> Plan:
     for parent, pairs in ranges.items():
         last = 0
         for start, end, index in sorted(pairs):
-            spans[index] = (end - start, max(start - last, 0), start)
+            spans[index] = (end - start, start - last, start)
             last = end
         tails[parent] = HUNDRED - last
     entries = []
@@ -186,7 +185,7 @@ def remove_step(job: JobState, step: StepState, us: int) -> None:
     job.plan_version += 1
     due, old = missing(step), step.status
     for gone in (step, *inside):
-        if gone.group is None and gone.status != REMOVED:
+        if gone.group is None:
             tally(job, gone.status, -1)
         _take_out(job, gone, us)
     if step.parent is None:
@@ -207,7 +206,7 @@ def remove_step(job: JobState, step: StepState, us: int) -> None:
     holder.group = holder.own = None
     delta = 0
     if was in OPEN:
-        us = us if holder.updated_us is None else max(us, holder.updated_us)
+        us = later(us, holder.updated_us)
         holder.status, holder.frac, holder.mark = SKIPPED, ONE, ONE
         holder.updated_us = holder.ended_us = us
         if holder.open:
@@ -315,7 +314,7 @@ def _take_out(job: JobState, step: StepState, us: int) -> None:
     if step.open:
         end_attempt(job, step, ABANDONED, us)
     step.status, step.group, step.own = REMOVED, None, None
-    step.updated_us = step.ended_us = us if step.updated_us is None else max(us, step.updated_us)
+    step.updated_us = step.ended_us = later(us, step.updated_us)
     step.until_us = None
     job.touched[step.step] = step
 
@@ -379,7 +378,7 @@ def _regroup(
             rebase(group)
     refresh(group)
     step.frac = step.mark = group.mark
-    step.begun = step.begun or step.own in AT_WORK or any(kid.begun for kid in kids)
+    step.begun = step.begun or any(kid.begun for kid in kids)
     if step.started_us is None:
         step.started_us = min((kid.started_us for kid in kids if kid.started_us is not None), default=None)
     old, step.status = step.status, derive(group.counts, step.own)
@@ -388,7 +387,7 @@ def _regroup(
             step.own = step.ended_us = step.error = step.error_stack = None
             step.status = derive(group.counts, None)
     elif old in OPEN:
-        step.ended_us = us if step.updated_us is None else max(us, step.updated_us)
+        step.ended_us = later(us, step.updated_us)
         if step.open:
             end_attempt(job, step, step.status, us)
 
@@ -413,14 +412,15 @@ def _tally_all(job: JobState) -> None:
 
 def _ordinal(job: JobState, after: str | None) -> int:
     """A place behind `after`, else at the end. Without room there, all steps move."""
-    if after is not None and after in job.steps and job.steps[after].status != REMOVED:
-        here = job.steps[after].ordinal
+    before = None if after is None else job.steps.get(after)
+    if before is not None and before.status != REMOVED:
+        here = before.ordinal
         behind = [step.ordinal for step in job.steps.values() if step.ordinal > here]
         if behind:
             if min(behind) - here > 1:
                 return (here + min(behind)) // 2
             _spread(job)
-            return job.steps[after].ordinal + ROOM // 2
+            return before.ordinal + ROOM // 2
     job.last_ordinal += ROOM
     return job.last_ordinal
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from eventstore.inline import FoldEvent
 from projections.job_rules import ALREADY, IS_OVER, NOT_ABSOLUTE, PLAN_FULL, REGRESSION, Rule, error_texts, renew
-from projections.numbers import micro, moment, ppm
+from projections.numbers import later, micro, moment, ppm
 from projections.plan import add_step, begin_plan, below, depth, has_room, remove_step, reweigh
 from projections.state import (
     ABANDONED,
@@ -32,7 +32,7 @@ from projections.state import (
     StepState,
     json_text,
 )
-from projections.tree import begin_attempt, end_attempt, lift, move, rederive
+from projections.tree import begin_attempt, end_attempt, move, rederive
 
 ENDED: Final = "step_ended"
 STALE: Final = "stale_attempt"
@@ -90,15 +90,16 @@ def _progressed(job: JobState, event: FoldEvent, us: int) -> str | None:
     else:
         mode, done = COUNT, data["done"]
         whole = total = data.get("total")
-        if total is not None and done > total:
-            done = total
+        if total is not None:
+            done = min(done, total)
     number = event.attempt
     if step.open and (number is None or number == step.attempt):
-        if step.mode == mode and step.total == total:
-            if step.done is not None and done < step.done:
-                return REGRESSION
-        elif step.mode is not None:
+        if step.done is None:
+            pass
+        elif step.mode != mode or step.total != total:
             step.base, step.done0 = step.frac, done
+        elif done < step.done:
+            return REGRESSION
     else:
         refused = _begin(job, step, event, us)
         if refused is not None:
@@ -110,20 +111,12 @@ def _progressed(job: JobState, event: FoldEvent, us: int) -> str | None:
         base = step.base
         value = ONE if whole <= done0 else base + (ONE - base) * (done - done0) // (whole - done0)
         frac = max(frac, value)
-    if step.status == RUNNING and step.begun:
-        job.touched[step.step] = step
-        if frac != step.frac:
-            delta = step.weight * (frac - step.frac)
-            step.frac = step.mark = frac
-            lift(job, step.parent, delta, RUNNING, RUNNING, True, us)
-    else:
-        step.reason = step.until_us = None
-        move(job, step, RUNNING, frac, True, us)
-    if len(data) > 1:
-        unit = data.get("unit")
-        if unit is not None:
-            step.unit = unit
-        _say(job, step, data)
+    step.reason = step.until_us = None
+    move(job, step, RUNNING, frac, True, us)
+    unit = data.get("unit")
+    if unit is not None:
+        step.unit = unit
+    _say(job, step, data)
     return None
 
 
@@ -172,7 +165,7 @@ def _failed(job: JobState, event: FoldEvent, us: int) -> str | None:
     if step.group is not None:
         _settle_group(job, step, event, FAILED, us)
         return None
-    gives_up = step.status == RETRYING and event.attempt is not None and event.attempt == step.attempt
+    gives_up = step.status == RETRYING and event.attempt == step.attempt
     if not gives_up and not _is_in(step, event):
         refused = _begin(job, step, event, us)
         if refused is not None:
@@ -354,11 +347,8 @@ def _turn(job: JobState, event: FoldEvent, status: str, us: int) -> str | None:
         return step
     if step.group is not None:
         return _said(job, step, event, status, us)
-    if event.attempt is None or event.attempt == step.attempt:
-        if step.status == status:
-            return ALREADY
-        if step.status in STEP_ENDED:
-            return ENDED
+    if step.status == status and (event.attempt is None or event.attempt == step.attempt):
+        return ALREADY
     if not _is_in(step, event):
         refused = _begin(job, step, event, us)
         if refused is not None:
@@ -450,8 +440,7 @@ def _settle_group(job: JobState, group: StepState, event: FoldEvent, status: str
         _blame(job, group, data)
     for leaf in below(job, group):
         if leaf.group is None and leaf.status in OPEN:
-            at = us if leaf.updated_us is None else max(us, leaf.updated_us)
-            leaf.updated_us = at
+            leaf.updated_us = at = later(us, leaf.updated_us)
             if status in (COMPLETED, SKIPPED):
                 _settle(job, leaf, SKIPPED, ONE, True, at)
             else:

@@ -6,6 +6,7 @@ the root group: it shows `max(shown, min(F, 99 %))` until it is completed.
 
 from __future__ import annotations
 
+from projections.numbers import later
 from projections.state import (
     ABANDONED,
     CANCELLED,
@@ -147,7 +148,7 @@ def _take(job: JobState, holder: StepState, begun: bool, us: int) -> tuple[int, 
         holder.begun = True
         delta += holder.gap * ONE
     old, new = holder.status, derive(group.counts, holder.own)
-    holder.updated_us = us = us if holder.updated_us is None else max(us, holder.updated_us)
+    holder.updated_us = us = later(us, holder.updated_us)
     job.touched[holder.step] = holder
     if new != old:
         holder.status = new
