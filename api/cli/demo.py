@@ -76,16 +76,17 @@ def names() -> tuple[str, str]:
 def run(wiring: Wiring, job_id: str, name: str, folder: Path) -> work.Result:
     """Do the work in a thread and watch it here until the job has ended. Raises what the work raises."""
     import headway
+    from api.wiring import bare_store
 
     store = wiring.store()
     stop = Event()
+    own = bare_store(wiring.addresses().database_url, wiring.settings)  # a worker has connections of its own
     task = partial(
         work.initialise,
         job_id,
         name,
         folder,
-        wiring.addresses().database_url,
-        log=store.log,
+        own,
         stop=stop,
         send_late=partial(send_late, store, job_id),
     )
@@ -103,6 +104,7 @@ def run(wiring: Wiring, job_id: str, name: str, folder: Path) -> work.Result:
         raise error from None
     finally:
         headway.close(2)
+        own.close()
 
 
 async def watch(wiring: Wiring, store: EventStore, job_id: str, task: partial[work.Result], stop: Event) -> work.Result:

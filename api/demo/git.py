@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import ClassVar, Final
 
 PHASE: Final = re.compile(
     r"(?:remote: )?(?P<phase>[A-Z][a-z]+ [a-z]+): +(?P<percent>[0-9]{1,3})% \((?P<done>\d+)/(?P<total>\d+)\)"
@@ -52,6 +52,9 @@ class GitFailed(Exception):
 
 class GitMissing(Exception):
     """There is no git on this machine."""
+
+    code: ClassVar[str] = "git_missing"
+    retryable: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__("the demo initialises a real project and needs git: install it, for example `apt install git`")

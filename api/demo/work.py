@@ -13,6 +13,7 @@ import headway
 from api.demo import records
 from api.demo.git import Git, Stopped
 from api.demo.project import Project
+from eventstore.store import EventStore
 
 LATE_PERCENT = 12.5
 REGRESSING_PERCENT = 40
@@ -46,17 +47,17 @@ def initialise(
     job_id: str,
     name: str,
     folder: Path,
-    database_url: str,
+    store: EventStore,
     *,
-    log: str,
     stop: Event,
     send_late: Callable[[], None],
 ) -> Result:
-    """Initialise a project and report it. `send_late` is called when push_template has ended long since.
+    """Initialise a project, report it to `store`, and make its records in the same database.
 
+    `send_late` is called when push_template has ended long since.
     `stop` ends it early: the job is reported as cancelled, and `Stopped` raised.
     """
-    headway.connect(database_url, log=log)
+    headway.connect(store)
     project = Project(name, folder, Git(folder, stop))
     with (
         ExitStack() as kept,
@@ -76,7 +77,7 @@ def initialise(
             step.progress(REGRESSING_PERCENT, message="正在推送代码… (an old counter reports again)")
 
         with job.step("create_database_records") as step:
-            conn = kept.enter_context(records.own_schema(database_url, schema_of(name)))
+            conn = kept.enter_context(records.own_schema(store.database.url, schema_of(name)))
             records.create_tables(conn, name)
             late = iter([send_late])
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[EventStore]:
-    with EventStore(database_url, projection=Progress(), allow_unsafe=True) as store:
+    with EventStore(database_url, projection=Progress()) as store:
         store.create_log("default")
         yield store
 
@@ -229,12 +229,12 @@ def test_what_waited_for_a_database_arrives_in_order_when_it_is_there(servers: t
     with psycopg.connect(servers[0], autocommit=True) as conn:
         # The log is made before the sender can see the database: without one its reports would be refused.
         conn.execute(f'CREATE DATABASE "{name}_made" TEMPLATE "{template}"')
-        with EventStore(with_database(servers[0], f"{name}_made"), projection=Progress(), allow_unsafe=True) as made:
+        with EventStore(with_database(servers[0], f"{name}_made"), projection=Progress()) as made:
             made.create_log("default")
         conn.execute(f'ALTER DATABASE "{name}_made" RENAME TO "{name}"')
         try:
             assert headway.close(30)
-            with EventStore(url, projection=Progress(), allow_unsafe=True) as late:
+            with EventStore(url, projection=Progress()) as late:
                 events = late.read_job("j")
             assert [e.data["message"] for e in events if e.type == "step.noted"] == [str(n) for n in range(100)]
             assert [e.type for e in events][-1] == "job.completed"
