@@ -82,8 +82,10 @@ class HotStatement:
         if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
             return result
         error = pg.error_from_result(result, encoding=conn.info.encoding)
-        if conn.closed and not isinstance(error, pg.OperationalError):
-            # libpq's own text, without a code of the server's: the connection broke, maybe after the commit.
+        if error.diag.sqlstate is None:
+            # libpq's own text, no word of the server's: the connection broke, maybe after the commit. When the send
+            # already failed, libpq still calls it open.
+            conn.close()
             raise pg.OperationalError(str(error).strip())
         raise error
 
