@@ -150,3 +150,79 @@ def test_progress_updates_rows_where_they_are(conn: Conn) -> None:
     )
     assert updates == 41 * 20
     assert hot / updates >= 0.95
+
+
+def planned(steps: int) -> dict[str, Any]:
+    groups = [{"step": f"g{index}"} for index in range(10)]
+    leaves = [{"step": f"s{index}", "parent": f"g{index % 10}"} for index in range(steps)]
+    return {"type": "job.planned", "data": {"steps": groups + leaves}}
+
+
+def test_of_a_large_job_an_event_loads_its_step_and_what_is_above_it(conn: Conn) -> None:
+    projection = Progress()
+    state, _ = projection.evolve(projection.initial("a"), fact(planned(400), 1, "a"))
+    write(conn, projection, [state])
+    report = fact({"type": "step.progressed", "step": "s13", "data": {"percent": 50}}, 2, "a")
+    found = projection.load(conn, LOG, {"a": [report]})["a"]
+    assert sorted(found.steps) == ["g3", "s13"]
+    assert not found.complete
+    assert projection.evolve(found, report)[1].ppm == 1_250
+    for event in (
+        {"type": "step.progressed", "step": "new", "data": {"percent": 50}},
+        {"type": "step.completed", "step": "g3", "data": {}},
+        {"type": "job.failed", "data": {"error": {"message": "x"}}},
+    ):
+        found = projection.load(conn, LOG, {"a": [fact(event, 2, "a")]})["a"]
+        assert len(found.steps) == 410
+        assert found.complete
+
+
+def test_the_end_of_an_attempt_leaves_its_worker_and_its_start(conn: Conn) -> None:
+    projection = Progress()
+    started = fact({"type": "step.started", "step": "x", "data": {"worker": "w1"}, "at": 1_790_000_000_000_000}, 1, "a")
+    state, _ = projection.evolve(projection.initial("a"), started)
+    write(conn, projection, [state])
+    failure = {"message": "disk full", "stack": "line 1"}
+    failed = fact({"type": "step.failed", "step": "x", "data": {"error": failure}, "at": 1_790_000_005_000_000}, 2, "a")
+    state = projection.load(conn, LOG, {"a": [failed]})["a"]
+    state, _ = projection.evolve(state, failed)
+    write(conn, projection, [state])
+    assert conn.execute(
+        "SELECT worker, status, extract(epoch FROM ended_at - started_at)::int, error ->> 'message', error_stack"
+        " FROM attempts"
+    ).fetchall() == [("w1", "failed", 5, "disk full", "line 1")]
+
+
+def test_shadow_tables_are_the_tables_under_other_names(conn: Conn) -> None:
+    for statement in schema.ddl("_new"):
+        conn.execute(statement.encode())
+    shapes = {
+        suffix: [
+            (
+                conn.execute(
+                    "SELECT attname, atttypid, attnotnull FROM pg_attribute"
+                    " WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum",
+                    (name + suffix,),
+                ).fetchall(),
+                conn.execute("SELECT reloptions FROM pg_class WHERE oid = %s::regclass", (name + suffix,)).fetchall(),
+                conn.execute(
+                    "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass ORDER BY 1",
+                    (name + suffix,),
+                ).fetchall(),
+            )
+            for name in schema.NAMES
+        ]
+        for suffix in ("", "_new")
+    }
+    assert shapes[""] == shapes["_new"]
+    for statement in schema.drops("_new"):
+        conn.execute(statement.encode())
+    assert conn.execute("SELECT to_regclass('jobs_new'), to_regclass('jobs')::text").fetchone() == (None, "jobs")
+
+
+def test_the_database_refuses_a_percentage_that_is_none(conn: Conn) -> None:
+    projection = Progress()
+    state, _ = projection.evolve(projection.initial("a"), fact({"type": "job.started", "data": {}}, 1, "a"))
+    state.percent = 1_000_001
+    with pytest.raises(psycopg.errors.CheckViolation):
+        write(conn, projection, [state])
