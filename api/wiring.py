@@ -9,10 +9,14 @@ migrated and the log `default` is made. With an address set nothing is started a
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import anyio.to_thread
@@ -264,3 +268,18 @@ def schema_of(store: EventStore) -> str | None:
 
     with store.database.session() as conn:
         return current_revision(conn)
+
+
+def points_here(settings: Settings) -> bool:
+    """Whether DATABASE_URL is what `headway up` printed for this data folder, be its servers up or down."""
+    from api.embedded import EmbeddedError
+    from api.embedded.folder import locate
+
+    host = "".join(parse_qs(urlsplit(settings.database_url).query).get("host", []))
+    try:
+        folder = locate(settings.data_dir or None)
+    except (EmbeddedError, OSError):
+        return False
+    # Of a data folder whose path is too long the sockets lie elsewhere, under a name made from that path.
+    elsewhere = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    return host.startswith("/") and (Path(host) == folder / "run" or Path(host).name.endswith(f"-{elsewhere}"))

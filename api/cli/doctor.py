@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -97,7 +96,7 @@ def database(wiring: Wiring) -> Iterator[Finding]:
     import psycopg
 
     from api.cli import checks
-    from api.wiring import bare_store
+    from api.wiring import bare_store, points_here
 
     settings, where = wiring.settings, wiring.addresses()
     with bare_store(where.database_url, settings) as store:
@@ -105,7 +104,7 @@ def database(wiring: Wiring) -> Iterator[Finding]:
             conn = store.database.connect()
         except psycopg.Error as error:
             advice = "is it running, is the address right, may this machine reach it?"
-            if not where.embedded and points_to_embedded(settings.database_url):
+            if points_here(settings):
                 advice = "these are the embedded servers and they are down: headway up"
             yield checks.bad("postgresql", f"{hide(where.database_url)}: {one_line(error)}", advice)
             return
@@ -151,14 +150,6 @@ def redis_at(url: str) -> Iterator[Finding]:
             yield from redis_server(client)
     except (redis.RedisError, OSError, ValueError) as error:
         yield bad("redis", f"{hide(url)}: {one_line(error)}", "is it running, are address and password right?")
-
-
-def points_to_embedded(database_url: str) -> bool:
-    """Whether this is what `headway up` printed once."""
-    from urllib.parse import parse_qs, urlsplit
-
-    host = "".join(parse_qs(urlsplit(database_url).query).get("host", []))
-    return os.path.isabs(host) and (Path(host).parent / "servers.json").exists()
 
 
 def one_line(error: BaseException) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 import click
 
 from api.cli.output import print_json
 from api.cli.session import Session, json_option, pass_session, say
-from api.settings import Settings
 
 
 @click.command()
@@ -21,12 +19,12 @@ def up(session: Session, as_json: bool) -> None:
     Prints their addresses as lines for a shell: eval "$(headway up)". Creates the tables and the log `default`. Doing
     it twice is no error. With DATABASE_URL set to a server of your own nothing is started.
     """
+    from api import embedded
+    from api.wiring import bare_store, points_here, prepare_database
+
     settings = session.settings
     database_url, redis_url = settings.database_url, settings.redis_url
     if settings.embeds_postgres or points_here(settings):
-        from api import embedded
-        from api.wiring import bare_store, prepare_database
-
         servers = embedded.up(settings.data_dir or None, progress=say)
         database_url = servers.database_url
         redis_url = redis_url if redis_url and settings.embeds_postgres else servers.redis_url
@@ -42,19 +40,6 @@ def up(session: Session, as_json: bool) -> None:
     for name, url in addresses.items():
         if url:
             click.echo(f"export {name}={shlex.quote(url)}")
-
-
-def points_here(settings: Settings) -> bool:
-    """Whether DATABASE_URL is what `up` printed for this data folder: then `up` starts what `down` stopped."""
-    from api import embedded
-    from api.embedded.folder import locate, read_state
-    from api.embedded.postgres import url
-
-    try:
-        state = read_state(locate(settings.data_dir or None))
-    except (embedded.EmbeddedError, OSError):
-        return False
-    return state is not None and settings.database_url == url(Path(state.socket_dir))
 
 
 @click.command()
