@@ -28,6 +28,10 @@ OPTIONS: Final = (
 )
 
 
+INHERITED: Final[list[object]] = []
+"""What a forked child must neither use nor close nor let the garbage collector close."""
+
+
 class Database:
     """One PostgreSQL database. Connects on first use.
 
@@ -92,10 +96,12 @@ class Database:
                 raise
 
     def dispose(self, *, forked: bool = False) -> None:
-        """Close the pool; in a forked child only forget it: its sockets belong to the parent."""
+        """Close the pool; in a forked child only put it aside: its sockets belong to the parent."""
         engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.dispose(close=not forked)
+        if engine is not None and not forked:
+            engine.dispose()
+        elif engine is not None:
+            INHERITED.append(engine)
 
 
 def identity(conn: Conn) -> tuple[str, str]:

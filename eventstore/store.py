@@ -73,6 +73,7 @@ class EventStore:
         owner = self._owner
         if owner._pid != os.getpid():
             owner.database.dispose(forked=True)
+            connections.INHERITED.append(owner._committers)
             owner._reset()
         return owner
 
