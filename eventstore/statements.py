@@ -30,7 +30,7 @@ _HEAD: Final = (
 )
 HEAD_BY_NAME: Final = _HEAD + " WHERE name = %s"
 HEAD_BY_ID: Final = _HEAD + " WHERE log_id = %s"
-LOCK_HEAD: Final = _HEAD + " WHERE log_id = %s FOR UPDATE"
+LOCK_HEAD: Final = _HEAD + " WHERE log_id = %s FOR NO KEY UPDATE"
 LIST_LOGS: Final = _HEAD + " ORDER BY log_id"
 
 SYSTEM_ID: Final = "SELECT system_identifier::text FROM pg_control_system()"

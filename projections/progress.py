@@ -38,6 +38,7 @@ class Progress:
 
     fold_version: int = fold.FOLD_VERSION
     write_ctes: str = _WRITE
+    load_sql: bytes = _LOAD
 
     def __init__(self, *, keep_attempts: bool = False) -> None:
         self._keep_attempts = keep_attempts
@@ -105,4 +106,4 @@ class Progress:
             "named_jobs": [job_id for job_id, _ in named],
             "named_steps": [step for _, step in named],
         }
-        return read_states(conn.execute(_LOAD, params).fetchall())
+        return read_states(conn.execute(self.load_sql, params).fetchall())

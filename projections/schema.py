@@ -12,11 +12,12 @@ from typing import Final
 
 from psycopg import sql
 
-# steps and attempts have no foreign keys: both are written with their job's row, in one statement.
+# No foreign keys: the three are written in one statement with the log's row, and dropping a table that refers to logs
+# would lock logs against appends, which a rebuild must not do.
 TABLES: Final = (
     """
 CREATE TABLE {jobs} (
-    log_id         smallint NOT NULL REFERENCES logs,
+    log_id         smallint NOT NULL,
     job_id         text NOT NULL,
     first_position bigint NOT NULL,
     position       bigint NOT NULL,

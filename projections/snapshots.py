@@ -190,6 +190,10 @@ def _read(conn: Conn, log_id: int, job_ids: Sequence[str]) -> dict[str, JobSnaps
     conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
         with conn.pipeline():
+            # A rebuild renames the tables. Blocked by that after our snapshot was taken, we would read the new tables
+            # as they were before their last rows came. LOCK takes no snapshot, so ours comes after it
+            # (tests/races/test_rebuild_races.py).
+            conn.execute("LOCK TABLE jobs, steps, attempts IN ACCESS SHARE MODE")
             jobs = conn.execute(_JOBS, wanted, binary=True)
             steps = conn.execute(_STEPS, wanted, binary=True)
             attempts = conn.execute(_ATTEMPTS, wanted, binary=True)
