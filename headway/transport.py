@@ -1,6 +1,6 @@
 """How reports get to the log. `Transport` is the seam; here is the one that appends to a store directly.
 
-Only the sender's thread calls a transport. Nothing of the store is imported before the first report is sent.
+Only the sender's thread calls a transport. Nothing of the store is imported unless a store is reported to.
 """
 
 from __future__ import annotations
@@ -36,16 +36,25 @@ class Transport(Protocol):
 
 
 class StoreTransport:
-    """Appends to a store: one that is given, or one of its own at a PostgreSQL URL, connected at the first report."""
+    """Appends to a store: one that is given, or one of its own at a PostgreSQL URL, connected at the first report.
+
+    For a URL the database's driver is imported here, once, before any job: in the sender's thread it would hold up the
+    job for the time that loading a library takes.
+    """
 
     def __init__(self, target: Any, *, log: str = "default") -> None:
-        self._url = target if isinstance(target, str) else None
-        self._log = log
-        self._given: EventStore | None = None if self._url is not None else getattr(target, "blocking", target)
-        self._own: EventStore | None = None
+        self._owned = isinstance(target, str)
+        if self._owned:
+            from eventstore.store import EventStore
+            from projections.progress import Progress
+
+            # Its own connections, so that a report is never part of the job's transaction. Reads are few.
+            target = EventStore(target, log=log, projection=Progress(), pool_size=1)
+            target.database.engine  # noqa: B018 - making the pool connects nothing, but imports the rest of the driver
+        self._store: EventStore = getattr(target, "blocking", target)
 
     def look(self, job_id: str) -> Known | None:
-        store = self._store()
+        store = self._store
         if getattr(store, "database", None) is None or not store.projection.fold_version:
             return None  # this store keeps no step table
         from projections.snapshots import read_snapshot
@@ -73,24 +82,11 @@ class StoreTransport:
             )
             for event in events
         ]
-        self._store().append_many(pairs)
+        self._store.append_many(pairs)
 
     def close(self) -> None:
-        own, self._own = self._own, None
-        if own is not None:
-            own.close()
+        if self._owned:
+            self._store.close()
 
     def forked(self) -> None:
-        self._own = None
-
-    def _store(self) -> EventStore:
-        if self._given is not None:
-            return self._given
-        if self._own is None:
-            from eventstore.store import EventStore
-            from projections.progress import Progress
-
-            assert self._url is not None
-            # Its own connections, so that a report is never part of the job's transaction. Reads are few.
-            self._own = EventStore(self._url, log=self._log, projection=Progress(), pool_size=1)
-        return self._own
+        pass  # the store sees by itself in which process it is
