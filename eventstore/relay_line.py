@@ -31,7 +31,6 @@ from eventstore.wakeup import Bell
 logger = logging.getLogger("headway.relay")
 R = TypeVar("R")
 
-POLL: Final = 0.5  # seconds
 CALM: Final = 10.0  # seconds
 BEAT: Final = 1.0  # seconds between looks at an idle sink
 BACKOFF: Final = 0.05, 1.0  # seconds: at first, at most
@@ -78,7 +77,6 @@ class Line:
         self._replace = False
         self._page = PAGE
         self._beat_at = 0.0
-        self._waited = False
         self._known_hole = 0
         self._down_since: float | None = None
         self._following_since: float | None = None
@@ -197,7 +195,7 @@ class Line:
         self._tail = Tail(log=head.name, epoch=published.epoch, state="")
         self._after, self._hash8 = published.position, published.hash8
         await self._begin(head)
-        look_at = 0.0
+        look, waited = True, False
         while True:
             before = self._after
             handed = handoff.take(self._after, self._tail.epoch)
@@ -205,28 +203,34 @@ class Line:
                 self.progress.head = max(self.progress.head, handed[-1].position)
                 encode, epoch = self._publisher.encode, self._tail.epoch
                 few = len(handed) <= INLINE
-                await self._publish(encode(handed, epoch) if few else await self._thread(encode, handed, epoch))
-            else:
-                read = await self._read(self._after, 1)
-                if read.head.epoch != self._tail.epoch:
-                    await self._begin(read.head)
-                    continue
-                if read.entries:
-                    if self._waited:
-                        bell.found()
-                    await self._publish(read.entries)
-                if read.more:
-                    await self._catch_up()
-                    continue
-                look_at = time.monotonic() + POLL
+                entries = encode(handed, epoch) if few else await self._thread(encode, handed, epoch)
+                look = not await self._publish(entries)
+            elif look:
+                look = await self._publish_next(bell if waited else None)
             if self._after >= self.progress.head:
                 await self._caught_up()
             if self._publisher.pace and self._after != before:
                 await anyio.sleep(self._publisher.pace)
-            left = look_at - time.monotonic()
-            self._waited = left > 0
-            if self._waited:
-                await bell.wait(after=self._after, limit=left)
+            waited = not look and not handed
+            if waited:
+                await bell.wait(after=self._after)
+                look = True
+
+    async def _publish_next(self, bell: Bell | None) -> bool:
+        """Publish what PostgreSQL has. True: there may be more, or the sink stood elsewhere."""
+        read = await self._read(self._after, 1)
+        if read.head.epoch != self._tail.epoch:
+            await self._begin(read.head)
+            return True
+        if not read.entries:
+            return False
+        if bell is not None:
+            bell.found()
+        if not await self._publish(read.entries):
+            return True
+        if read.more:
+            await self._catch_up()
+        return read.more
 
     async def _catch_up(self) -> None:
         """Publish what PostgreSQL has; while the sink works on some pages, the next ones are read."""

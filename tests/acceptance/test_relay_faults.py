@@ -160,7 +160,9 @@ def test_r3_a_relay_that_wakes_with_a_stale_batch_changes_nothing(
     check(store, client)
 
 
-@pytest.mark.parametrize("loss", ["FLUSHALL", f"DEL {KEY}", f"XTRIM {KEY} MAXLEN 0", f"XADD {KEY} MAXLEN 0 * a b"])
+@pytest.mark.parametrize(
+    "loss", ["FLUSHALL", f"DEL {KEY}", f"XTRIM {KEY} MAXLEN 0", f"XDEL {KEY} 1500-0", f"XADD {KEY} MAXLEN 0 * a b"]
+)
 def test_r4_what_was_lost_from_redis_is_filled_again(
     store: EventStore, client: redis.Redis, redis_url: str, loss: str, caplog: pytest.LogCaptureFixture
 ) -> None:
