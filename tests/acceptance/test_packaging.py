@@ -94,6 +94,21 @@ def test_the_command_runs_from_a_folder_with_its_own_api(installed: Path, foreig
     assert "Usage: headway" in shown.stdout
 
 
+def test_the_module_runs_from_a_folder_with_its_own_api(installed: Path, foreign: Path) -> None:
+    shown = run(installed, foreign, "python", "-m", "headway", "tail", "--after", "x")
+    assert (shown.returncode, shown.stderr[:17]) == (2, "headway: cursor: "), shown.stderr
+
+
+def test_a_module_that_shadows_ours_is_named(installed: Path, foreign: Path) -> None:
+    shown = subprocess.run(
+        [installed / "bin" / "headway", "--version"],
+        env={"PYTHONPATH": str(foreign)}, capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 1
+    assert str(foreign / "api" / "__init__.py") in shown.stderr
+    assert f"Take {foreign} out of PYTHONPATH" in shown.stderr
+
+
 def test_the_installed_wheel_migrates_a_database(installed: Path, foreign: Path, empty_database_url: str) -> None:
     script = "import sys; from eventstore.migrate import migrate; print(migrate(sys.argv[1]))"
     shown = run(installed, foreign, "python", "-P", "-c", script, empty_database_url)
