@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from api.cli.text import visible_json
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -63,8 +65,11 @@ def print_json(value: Any) -> None:
 
 
 def print_raw(line: bytes) -> None:
-    """A line that is JSON already."""
-    sys.stdout.buffer.write(line + b"\n")
+    """A line that is JSON already; on a terminal nothing in it acts there."""
+    if on_terminal():
+        sys.stdout.write(visible_json(line.decode()) + "\n")
+    else:
+        sys.stdout.buffer.write(line + b"\n")
 
 
 def columns(*headings: str, right: tuple[str, ...] = (), fold: tuple[str, ...] = ()) -> Table:

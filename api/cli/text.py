@@ -7,6 +7,7 @@ as what they are: `\\x1b[2J`, `\\r` as `\\x0d`, `\\u202e`.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
 
@@ -33,6 +34,11 @@ def visible(text: str) -> str:
 def visible_block(text: str) -> str:
     """As `visible`, for texts of several lines (a stack): line feeds and tabs stay, and CRLF counts as a line feed."""
     return _BLOCK.sub(_named, text.replace("\r\n", "\n"))
+
+
+def visible_json(line: str) -> str:
+    """A line of JSON for a terminal: what `visible` writes out is escaped as JSON does, so it means the same."""
+    return _LINE.sub(lambda found: json.dumps(found[0])[1:-1], line)
 
 
 def shortened(text: str, cells: int) -> str:

@@ -219,7 +219,7 @@ def on_a_terminal(columns: int, lines: int, *args: str, **env: str) -> tuple[int
     return process.wait(20), written.decode()
 
 
-EVIL = "\x1b]52;c;aGk=\x07\x1b[2J\rok"
+EVIL = "\x1b]52;c;aGk=\x07\x1b[2J\rok \x9b31m \u202egnp"
 
 
 def finished_job(store: EventStore) -> None:
@@ -231,7 +231,9 @@ def finished_job(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize("columns", [30, 50, 80, 200])
-@pytest.mark.parametrize("command", [["watch", "b"], ["show", "b"], ["jobs"], ["tail"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [["watch", "b"], ["show", "b"], ["jobs"], ["tail"], ["tail", "--json"]], ids=" ".join
+)
 def test_on_a_terminal_of_any_width_nothing_that_was_typed_acts_on_it(
     store: EventStore, database_url: str, columns: int, command: list[str]
 ) -> None:
@@ -241,7 +243,9 @@ def test_on_a_terminal_of_any_width_nothing_that_was_typed_acts_on_it(
     assert "\x1b]52" not in written
     assert "\x07" not in written
     assert "\x1b[2J" not in written
-    if columns > 50 and command[0] != "jobs":
+    assert "\x9b" not in written
+    assert "\u202e" not in written
+    if columns > 50 and command[0] != "jobs" and "--json" not in command:
         assert r"\x1b]52;c;aGk=\x07" in written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from api.cli.text import shortened, visible, visible_block
+from api.cli.text import shortened, visible, visible_block, visible_json
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,13 @@ def test_no_control_and_no_direction_mark_is_left_of_any_text(typed: str) -> Non
             "PDI",
         )
     assert set(visible_block(typed)) - set(visible(typed)) <= {"\n", "\t"}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_line_of_json_is_made_visible_without_meaning_anything_else(typed: str) -> None:
+    shown = visible_json(json.dumps({"message": typed}, ensure_ascii=False))
+    assert visible(shown) == shown
+    assert json.loads(shown) == {"message": typed}
 
 
 @given(st.text(), st.integers(0, 20))
