@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EXIT: Final = {"completed": OK, "failed": BAD, "cancelled": NOT_FOUND}
 """A job's last status → exit code."""
 FRAME: Final = 0.1  # seconds between pictures at least
+SHARE: Final = 3  # times as long as a look took is waited before the next one
 TICK: Final = 1.0  # seconds between pictures at most: durations go on
 
 
@@ -98,10 +100,12 @@ async def watch_bars(store: EventStore, job: str, redis_url: str | None, *, wait
             while snapshot.status not in EXIT:
                 batch = await news.batch(timeout=TICK)
                 stale = stale or (batch is not None and bool(batch.events))
+                begun = time.monotonic()
                 if stale and (found := await latest(store, job)) is not None:
                     picture.snapshot, snapshot, stale = found, found, False
                 live.refresh()
-                await anyio.sleep(FRAME)
+                # A job of 10,000 steps takes 0.2 s to read: then look less often, not all the time.
+                await anyio.sleep(max(FRAME, SHARE * (time.monotonic() - begun)))
     show_snapshot(snapshot)
     return snapshot
 
