@@ -212,11 +212,13 @@ def open_store(
 def bare_store(database_url: str, settings: Settings) -> EventStore:
     """A store over a database that nobody looked at yet. Connects on first use; the caller closes it."""
     from eventstore.store import EventStore
+    from headway.redact import redact_data
 
     return EventStore(
         database_url,
         log=settings.log,
         projection=inline_projection(),
+        redact=redact_data,
         max_job_events=settings.max_job_events,
         pool_size=settings.pool_size,
         pgbouncer=settings.pgbouncer,

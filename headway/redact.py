@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from headway.redact_rules import CALL, HARMLESS, KEYS, PAIR, PAIR_ANCHORS, PLACES, REST, STRONG, TOKENS, Rule
@@ -18,7 +19,9 @@ from headway.redact_rules import CALL, HARMLESS, KEYS, PAIR, PAIR_ANCHORS, PLACE
 MARK: Final = "[redacted]"
 DEPTH: Final = 32
 
-_RULES: Final = (*TOKENS, *PLACES)
+_ANCHORED: Final = [(rule, anchor) for rule in (*TOKENS, *PLACES) for anchor in rule.anchors]
+_FOLDED: Final = [(rule, anchor) for rule, anchor in _ANCHORED if rule.folded]
+_EXACT: Final = [(rule, anchor) for rule, anchor in _ANCHORED if not rule.folded]
 _ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CLOSERS: Final = ")]}>"
@@ -56,6 +59,7 @@ def redact_data(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, **changed} if changed else data
 
 
+@lru_cache(maxsize=1_000)
 def is_secret_name(name: object) -> bool:
     """Whether a member or variable of this name holds a secret: `dbPassword`, `X-Api-Key`, `GITHUB_TOKEN`."""
     if type(name) is not str or len(name) > 200:
@@ -94,10 +98,11 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
     lower = text.lower()
     if len(lower) != len(text):  # a letter like İ became two: positions would not agree
         lower = text.translate(_ASCII_LOWER)
-    for rule in _RULES:
-        for anchor in rule.anchors:
-            yield from _of_rule(rule, anchor, text, lower)
-    for anchor in PAIR_ANCHORS:
+    hits = [(rule, anchor) for rule, anchor in _FOLDED if anchor in lower]
+    hits += [(rule, anchor) for rule, anchor in _EXACT if anchor in text]
+    for rule, anchor in hits:
+        yield from _of_rule(rule, anchor, text, lower)
+    for anchor in [anchor for anchor in PAIR_ANCHORS if anchor in lower]:
         at = lower.find(anchor)
         while at >= 0:
             after = at + len(anchor)
