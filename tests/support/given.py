@@ -1,7 +1,7 @@
 """given / when / then for the fold: `given(planned, started).when(completed, times=2).then(percent_ppm=500_000)`.
 
-Events are written as the vectors write them (`tests/README.md`): a dict with `type`, and `step`, `attempt`, `seq`, `data`
-and `at` (µs since 1970, the worker's claim) where needed. `expect` compares a part of a snapshot with the whole.
+Events are written as the vectors write them (`tests/README.md`): a dict with `type`, and where needed `step`,
+`attempt`, `seq`, `data` and `at` (µs since 1970, the worker's claim). `expect` compares a part of a snapshot with all.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def said(verdict: Verdict) -> dict[str, Any]:
 def expect(snapshot: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Assert that the snapshot has the expected fields.
 
-    Three fields of `expected` are looked at apart: `order` (names of all steps that are in the plan, in its order), `steps`
-    (name → some fields of that step) and `attempts` (some fields of every attempt there is; their order does not matter).
+    Three fields of `expected` are looked at apart: `order` (the names of all steps in the plan, in its order), `steps`
+    (name → some fields of that step) and `attempts` (some fields of each attempt there is, in any order).
     """
     steps = {step["step"]: step for step in snapshot["steps"]}
     for field, value in expected.items():
