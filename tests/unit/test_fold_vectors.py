@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from eventstore.events import EVENT_TYPES, JOB_TYPES, STEP_TYPES
-from tests.support.given import VECTORS, given, run, said, vectors
+from tests.support.given import RECORDED_US, VECTORS, given, run, said, vectors
 
 CASES = list(vectors())
+NAMES = [f"{case['file'].removeprefix('fold_')}: {case['name']}" for case in CASES]
 MATRIX: dict[str, Any] = json.loads((VECTORS / "matrix.json").read_text(encoding="utf-8"))
 JOB_STATUSES = "pending running waiting completed failed cancelled".split()
 STEP_STATUSES = "pending running waiting retrying completed failed skipped cancelled abandoned removed".split()
@@ -32,9 +33,31 @@ def cells() -> Iterator[Any]:
         yield pytest.param(row, id=", ".join(told))
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{case['file'].removeprefix('fold_')}: {case['name']}" for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_vector(case: dict[str, Any]) -> None:
     run(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_each_event_of_a_vector_said_twice_is_said_once(case: dict[str, Any]) -> None:
+    events = [{**event, "at": event.get("at", RECORDED_US + index)} for index, event in enumerate(case["events"])]
+    once, twice = given(*events).snapshot(), given().when(*events, times=2).snapshot()
+    for snapshot in (once, twice):
+        del snapshot["version"], snapshot["position"], snapshot["rejected"]
+        for step in snapshot["steps"]:
+            del step["rejected"]
+    assert twice == once
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_vector_through_json_after_each_event_is_the_same(case: dict[str, Any]) -> None:
+    whole, pieces = given(), given()
+    for event in case["events"]:
+        kept = pieces.fold.encode_state(pieces.state)
+        pieces.state = pieces.fold.decode_state(kept)
+        assert pieces.fold.encode_state(pieces.state) == kept
+        assert whole.append(event) == pieces.append(event)
+    assert pieces.snapshot() == whole.snapshot()
 
 
 @pytest.mark.parametrize("row", list(cells()))
