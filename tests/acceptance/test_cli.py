@@ -200,8 +200,14 @@ def test_a_relay_publishes_until_it_is_told_to_stop_and_gives_its_lease_back(
 # -- a terminal -----------------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(columns: int, lines: int, *args: str, **env: str) -> tuple[int, str]:
-    """Run the command on a terminal of that size; its exit code and all that it wrote."""
+def on_a_terminal(
+    columns: int, lines: int, *args: str, when: dict[str, Callable[[], Any]] | None = None, **env: str
+) -> tuple[int, str]:
+    """Run the command on a terminal of that size; its exit code and all that it wrote.
+
+    `when` holds what is to be done once a text stands there, one after the other.
+    """
+    steps = list((when or {}).items())
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = subprocess.Popen(
@@ -212,6 +218,8 @@ def on_a_terminal(columns: int, lines: int, *args: str, **env: str) -> tuple[int
     try:
         while chunk := os.read(ours, 65_536):
             written += chunk
+            if steps and steps[0][0].encode() in written:
+                steps.pop(0)[1]()
     except OSError:
         pass
     finally:
@@ -247,6 +255,27 @@ def test_on_a_terminal_of_any_width_nothing_that_was_typed_acts_on_it(
     assert "\u202e" not in written
     if columns > 50 and command[0] != "jobs" and "--json" not in command:
         assert r"\x1b]52;c;aGk=\x07" in written
+
+
+def test_bars_move_while_the_job_runs_and_the_whole_stands_there_at_the_end(
+    store: EventStore, database_url: str
+) -> None:
+    def report(kind: str, step: str | None = None, **data: Any) -> Callable[[], Any]:
+        return lambda: store.append("b", [NewEvent(type=kind, step=step, data=data)])
+
+    report("job.planned", steps=[{"step": "s0", "label": "创建仓库"}, {"step": "s1", "label": "Push"}])()
+    code, written = on_a_terminal(
+        80, 24, "watch", "b", DATABASE_URL=database_url,
+        when={
+            "0.0 %": report("step.progressed", "s0", percent=42, message="正在创建"),
+            "正在创建": report("step.completed", "s0"),
+            "50.0 %": report("step.failed", "s1", error={"message": "gone", "stack": "line 1"}),
+            "gone": report("job.cancelled", reason="enough"),
+        },
+    )  # fmt: skip
+    assert code == 3
+    assert "21.0 %" in written
+    assert written.rstrip().endswith("Push, attempt 1: gone\x1b[0m\r\nline 1")
 
 
 def test_no_color_is_respected(store: EventStore, database_url: str) -> None:
