@@ -35,7 +35,7 @@ class AppendStatement:
         *,
         notify: bool,
     ) -> Head | None:
-        """Write a folded batch if the log is still at `head`: the new head with the database's clock. None if it isn't."""
+        """Write a folded batch if the log is still at `head`: the new head with the database's clock; else None."""
         params: dict[str, Param | PgArray] = {
             "lock_timeout": hot.text(LOCK_TIMEOUT),
             "log_id": hot.int8(head.log_id),

@@ -124,7 +124,8 @@ def canonical(data: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """`data` as the log keeps it, decoded and as canonical text. Raises `InvalidEvent` for what JSON can't hold.
 
     Decoded means from the text, so that what is folded now is what a rebuild will fold, whatever the caller does to
-    its own objects meanwhile. A stack above 32 KiB is cut in the middle and marked; everything else above its limit is refused.
+    its own objects meanwhile. A stack above 32 KiB is cut in the middle and marked; everything else above its limit is
+    refused.
     """
     error = data.get("error")
     if type(error) is dict and type(error.get("stack")) is str and len(error["stack"]) > MAX_STEP:

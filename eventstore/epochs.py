@@ -12,6 +12,7 @@ from eventstore import statements
 from eventstore.append_statement import AppendStatement
 from eventstore.batch import Request, fold_batch
 from eventstore.codec import Prepared, canonical, digest_of, uuid7
+from eventstore.errors import FoldVersionMismatch
 from eventstore.events import LOG_JOB
 from eventstore.inline import InlineProjection, NoProjection
 from eventstore.statements import Conn
@@ -40,13 +41,39 @@ def begin_epoch(conn: Conn, log_id: int, system_id: str, timeline: str, projecti
     before = statements.read_head(conn, log_id)
     conn.execute(statements.NEW_EPOCH, (log_id,))
     conn.execute(statements.BEGIN_EPOCH, (system_id, timeline, log_id))
+    data = {
+        "epoch": before.epoch + 1,
+        "common_position": before.position,
+        "system_id": system_id,
+        "timeline": timeline,
+    }
+    append_log_event(conn, log_id, "log.epoch_started", data, projection)
+
+
+def change_fold(conn: Conn, log_id: int, projection: InlineProjection) -> bool:
+    """Let the log fold with the projection's rules from the next position on; False if it does already.
+
+    Recorded by `log.fold_changed`: what stands before it keeps its verdicts, and is folded with the old rules again.
+    Appenders with other rules get `FoldVersionMismatch` from now on. Raises it if the log is ahead of this code.
+    """
+    with conn.transaction():
+        head, _, _ = statements.lock_log(conn, log_id, (), ())
+        ours = projection.fold_version
+        if head.fold_version == ours:
+            return False
+        if head.fold_version > ours:
+            raise FoldVersionMismatch(ours, head.fold_version)
+        conn.execute(statements.SET_FOLD, (ours, log_id))
+        append_log_event(conn, log_id, "log.fold_changed", {"from": head.fold_version, "to": ours}, projection)
+    return True
+
+
+def append_log_event(conn: Conn, log_id: int, kind: str, data: dict[str, object], projection: InlineProjection) -> None:
+    """Append what the server says of the log itself. Inside a transaction that holds the log's row."""
     head = statements.read_head(conn, log_id)
     states = NoProjection().load(conn, log_id, {LOG_JOB: ()})
-    event = log_event(
-        "log.epoch_started",
-        {"epoch": head.epoch, "common_position": before.position, "system_id": system_id, "timeline": timeline},
-    )
-    batch = fold_batch(head, [Request([event])], {}, states, projection, recorded_us=head.now_us)
+    requests = [Request([log_event(kind, data)])]
+    batch = fold_batch(head, requests, {}, states, projection, recorded_us=head.now_us)
     statement = AppendStatement(projection.write_ctes, prepared=False)
     statement.run(conn, head, batch.head, batch.fresh, projection.rows(log_id, []), notify=True)
 

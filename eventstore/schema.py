@@ -10,8 +10,8 @@ from typing import Final
 SCHEMA_VERSION: Final = "0001"
 """The newest revision in migrations/versions; `doctor` and the start-up check compare it with the database's."""
 
-# events has no foreign key: checking one costs each row a lock on its log, and logs are never deleted. The patterns have
-# no bounded repetition: {0,199} costs 14 µs a row, the star with a length 0.5 µs (measured).
+# events has no foreign key: checking one costs each row a lock on its log, and logs are never deleted. The patterns
+# have no bounded repetition: {0,199} costs 14 µs a row, the star with a length 0.5 µs (measured).
 TABLES: Final = (
     """
 CREATE TABLE logs (

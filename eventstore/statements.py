@@ -48,6 +48,12 @@ NEW_EPOCH: Final = (
     " SELECT log_id, epoch, head, head_hash, system_id, timeline FROM logs WHERE log_id = %s"
 )
 BEGIN_EPOCH: Final = "UPDATE logs SET epoch = epoch + 1, system_id = %s, timeline = %s WHERE log_id = %s"
+SET_FOLD: Final = "UPDATE logs SET fold_version = %s WHERE log_id = %s"
+FOLD_CHANGES: Final = (
+    "SELECT position, data FROM events WHERE log_id = %s AND job_id = 'headway.log' AND type = 'log.fold_changed'"
+    " ORDER BY version"
+)
+"""Served by events_log_id_job_id_version_key."""
 EPOCHS: Final = "SELECT epoch, common_position, common_hash FROM epochs WHERE log_id = %s ORDER BY epoch"
 
 COLUMNS: Final = (

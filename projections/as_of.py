@@ -18,7 +18,7 @@ from eventstore.cursor import format_cursor
 from eventstore.events import RecordedEvent, to_us
 from eventstore.store import EventStore
 from eventstore.wire import cursor_of
-from projections.past import fold_past
+from projections.past import Rules, fold_past, read_rules
 from projections.snapshots import JobSnapshot
 from projections.state import JobState
 from projections.views import view_of
@@ -72,10 +72,11 @@ def job_as_of(store: EventStore, job_id: str, at: At, *, occurred: bool = False)
     cut = to_us(at) if occurred and isinstance(at, datetime) else None
     position = store.head().position if cut is not None else position_at(store, at)
     states: dict[str, JobState] = {}
+    rules = _rules(store)
     after = 0
     while page := store.read_job(job_id, after, upto=position, limit=PAGE):
         kept = page if cut is None else list(takewhile(lambda event: _happened_us(event) <= cut, page))
-        fold_past(states, kept)
+        fold_past(states, kept, rules)
         if len(kept) < PAGE:
             break
         after = page[-1].version
@@ -91,10 +92,11 @@ def jobs_as_of(
     position = store.head().position if cut is not None else position_at(store, at)
     states: dict[str, JobState] = {}
     later: set[str] = set()
+    rules = _rules(store)
     done = 0
     for page in store.replay(upto=position):
         done += len(page)
-        fold_past(states, page if cut is None else _until(page, cut, later))
+        fold_past(states, page if cut is None else _until(page, cut, later), rules)
         if progress is not None:
             progress(done, position)
     cursor = _cursor(store, position)
@@ -128,6 +130,12 @@ def curve(store: EventStore, job_id: str) -> Iterator[Point]:
                     percent=event.percent,
                 )
         after = page[-1].version
+
+
+def _rules(store: EventStore) -> Rules:
+    log_id = store.log_id()
+    with store.database.session() as conn:
+        return read_rules(conn, log_id)
 
 
 def _changes(step: str | None, before: Any, after: Any, *, leave_out: frozenset[str]) -> list[Change]:

@@ -16,6 +16,7 @@ nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from eventstore.inline import FoldEvent, Verdict
@@ -34,10 +35,25 @@ from projections.state import (
 )
 from projections.step_rules import OUT_OF_ORDER, STEP_RULES, WORK
 
-__all__ = ["FOLD_VERSION", "JobState", "Verdict", "decode_state", "encode_state", "evolve", "initial", "snapshot"]
+__all__ = [
+    "FOLDS",
+    "FOLD_VERSION",
+    "JobState",
+    "Verdict",
+    "decode_state",
+    "encode_state",
+    "evolve",
+    "initial",
+    "snapshot",
+]
+
+Evolve = Callable[[JobState, FoldEvent], tuple[JobState, Verdict]]
 
 FOLD_VERSION: Final = 1
 """The rules that this code folds with; part of every append's compare-and-set."""
+
+FOLDS: Final[dict[int, Evolve]] = {}
+"""The rules by version. Old ones stay: what was folded with them keeps its verdicts, and is folded so again."""
 
 _FAILED: Final = SLOT[FAILED]
 
@@ -113,3 +129,6 @@ def _complete(job: JobState) -> None:
         assert job.updated_us is not None
         end(job, COMPLETED, job.updated_us)
         job.reason = None
+
+
+FOLDS[FOLD_VERSION] = evolve

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from eventstore.errors import EventStoreError
+from eventstore import statements
+from eventstore.errors import EventStoreError, FoldVersionMismatch
 from eventstore.events import LOG_JOB, RecordedEvent
-from projections.fold import evolve, initial
+from eventstore.statements import Conn
+from projections.fold import FOLDS, Evolve, initial
 from projections.state import JobState
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -50,9 +53,36 @@ class PastEvent:
         self.version = event.version
 
 
-def fold_past(states: dict[str, JobState], events: Iterable[RecordedEvent]) -> None:
+class Rules:
+    """Which rules a log was folded with, where: `log.fold_changed` events say from which position on."""
+
+    def __init__(self, first: int, changes: Sequence[tuple[int, int]] = ()) -> None:
+        self._after = [position for position, _ in changes]
+        self._folds = [_fold(version) for version in (first, *(version for _, version in changes))]
+
+    def at(self, position: int) -> Evolve:
+        """The rules that gave the event at this position its verdict."""
+        return self._folds[bisect_left(self._after, position)]
+
+
+def read_rules(conn: Conn, log_id: int) -> Rules:
+    """The rules of a log. Raises `FoldVersionMismatch` if it was folded with some that this code does not have."""
+    rows = conn.execute(statements.FOLD_CHANGES, (log_id,), binary=True).fetchall()
+    changes = [(position, _decode(data)) for position, data in rows]
+    first = changes[0][1]["from"] if changes else statements.read_head(conn, log_id).fold_version
+    return Rules(first, [(position, change["to"]) for position, change in changes])
+
+
+def _fold(version: int) -> Evolve:
+    try:
+        return FOLDS[version]
+    except KeyError:
+        raise FoldVersionMismatch(max(FOLDS), version) from None
+
+
+def fold_past(states: dict[str, JobState], events: Iterable[RecordedEvent], rules: Rules) -> None:
     """Fold events of the log into the states of their jobs. Raises `FoldMismatch` if a verdict isn't the stored one."""
-    get = states.get
+    get, rules_at = states.get, rules.at
     for event in events:
         job_id = event.job_id
         state = get(job_id)
@@ -60,6 +90,6 @@ def fold_past(states: dict[str, JobState], events: Iterable[RecordedEvent]) -> N
             if job_id == LOG_JOB:
                 continue
             state = states[job_id] = initial(job_id)
-        _, verdict = evolve(state, PastEvent(event))
+        _, verdict = rules_at(event.position)(state, PastEvent(event))
         if verdict != (event.applied, event.reason, event.ppm):
             raise FoldMismatch(event.position, (event.applied, event.reason, event.ppm), tuple(verdict))

@@ -8,7 +8,9 @@
  4  gate: wait at most 200 ms for the locks of the three tables, fold the rest, rename. Never the log's row: an append
     that holds it and waits for a table would wait for us, as we for it
 
-The tables that were live stay as jobs_old, steps_old, attempts_old for `roll_back`, which catches them up first.
+A log that was folded with older rules than this code's goes over to these first (`log.fold_changed`): what stands
+before keeps its verdicts. The tables that were live stay as jobs_old, steps_old, attempts_old for `roll_back`, which
+catches them up first.
 Each stored verdict is compared with the one folded again (`FoldMismatch`).
 """
 
@@ -28,11 +30,12 @@ from psycopg import errors as pg
 
 from eventstore import statements
 from eventstore.connections import Database
+from eventstore.epochs import change_fold
 from eventstore.errors import EventStoreError
 from eventstore.statements import Conn
 from eventstore.store import EventStore
 from projections.fold import FOLD_VERSION
-from projections.past import fold_past
+from projections.past import fold_past, read_rules
 from projections.shadow import NEW, OLD, VERIFIED, Difference, Tables, differences, swap
 from projections.state import JobState
 
@@ -146,6 +149,8 @@ def rebuild(
     began = time.monotonic()
     tables = Tables(NEW)
     with _alone(store.database) as conn:
+        for head in statements.list_logs(conn):
+            change_fold(conn, head.log_id, store.projection)
         meter = _Meter(progress)
         todo, resumed = _plan(conn, tables, meter)
         meter.begin("fold", sum(r[5] for r in todo) + resumed, resumed)
@@ -307,7 +312,7 @@ def _fold_range(item: Range) -> int:
         rows = conn.execute(_READ_RANGE, (log_id, low, high, upto), binary=True)
         states: dict[str, JobState] = {}
         events = statements.recorded(rows)
-        fold_past(states, events)
+        fold_past(states, events, read_rules(conn, log_id))
         jobs = list(states.values())
         for start in range(0, len(jobs), _WRITE_EVERY):
             tables.write(conn, log_id, jobs[start : start + _WRITE_EVERY])

@@ -18,7 +18,7 @@ from eventstore.hot import HotStatement, Param, int8
 from eventstore.pgarray import PgArray
 from eventstore.statements import Conn
 from projections import schema
-from projections.past import PastEvent, fold_past
+from projections.past import PastEvent, Rules, fold_past, read_rules
 from projections.progress import Progress
 from projections.state import JobState
 
@@ -118,17 +118,17 @@ class Tables:
 
     def catch_up(self, conn: Conn, log_id: int, upto: int, told: Callable[[int], None] | None = None) -> None:
         """Fold what follows the tables' position, up to `upto`, page by page, each page in a transaction."""
-        after = self.position(conn, log_id)
+        after, rules = self.position(conn, log_id), read_rules(conn, log_id)
         while after < upto:
             with conn.transaction():
                 page = statements.recorded(conn.execute(statements.READ_LOG, (log_id, after, upto, _PAGE), binary=True))
-                self.fold_page(conn, log_id, page)
+                self.fold_page(conn, log_id, page, rules)
                 after = page[-1].position
                 self.set_position(conn, log_id, after)
             if told is not None:
                 told(len(page))
 
-    def fold_page(self, conn: Conn, log_id: int, page: Sequence[RecordedEvent]) -> None:
+    def fold_page(self, conn: Conn, log_id: int, page: Sequence[RecordedEvent], rules: Rules) -> None:
         """Load the jobs of a page from these tables, fold the page, write them back."""
         wanted: dict[str, list[PastEvent]] = {}
         for event in page:
@@ -137,7 +137,7 @@ class Tables:
         if not wanted:
             return
         states = self._progress.load(conn, log_id, wanted)
-        fold_past(states, page)
+        fold_past(states, page, rules)
         self.write(conn, log_id, list(states.values()))
 
 
