@@ -26,7 +26,10 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "tail": ("tail", "tail", "Read events from any cursor; --follow goes on live."),
     "append": ("append", "append", "Append one event to a job."),
     "consumers": ("consumers", "consumers", "Named consumers: list, lag, reset, delete."),
+    "import": ("importing", "import_", "Import a history: XES, NDJSON, CSV, or an export."),
+    "export": ("export", "export", "Write events to a file: NDJSON, CSV, XES."),
     "relay": ("relay", "relay", "Publish every event to Redis Streams until stopped."),
+    "rebuild": ("rebuild", "rebuild", "Make the step table anew from the log, while appends go on."),
     "verify": ("verify", "verify", "Recompute the hash chain and name the first bad position."),
     "doctor": ("doctor", "doctor", "Say what is wrong with the set-up and what to do."),
 }
