@@ -38,6 +38,7 @@ RING_BYTES: Final = 16 * 2**20
 EVENT_BYTES: Final = 400  # of an event without its data, about
 LATE: Final = 0.2  # seconds that Redis may be behind the head
 PATIENCE: Final = 5.0  # seconds for one question to PostgreSQL from here
+GRACE: Final = 1.0  # seconds that a cancelled question gets to end in good order
 RETRY: Final = 0.1, 2.0  # seconds between questions to a PostgreSQL that is away: at first, at most
 
 P = ParamSpec("P")
@@ -318,7 +319,25 @@ class Tail:
         return answer
 
     async def _run(self, call: Callable[[], R]) -> R:
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        """Run it in a thread. Cancelled, it waits a moment for the answer, so that the connection goes back whole."""
+        loop, over, began = asyncio.get_running_loop(), asyncio.Event(), []
+
+        def run() -> R:
+            began.append(True)
+            try:
+                return call()
+            finally:
+                try:
+                    loop.call_soon_threadsafe(over.set)
+                except RuntimeError:
+                    pass  # the loop was closed under us
+
+        try:
+            return await anyio.to_thread.run_sync(run, limiter=self._limiter, abandon_on_cancel=True)
+        finally:
+            if began and not over.is_set():
+                with anyio.move_on_after(GRACE, shield=True):
+                    await over.wait()
 
     def _lost(self, error: Exception) -> None:
         if isinstance(error, EventStoreError) and not error.retryable:

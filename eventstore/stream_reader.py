@@ -40,7 +40,7 @@ class StreamReader:
 
     def __init__(self, url: str, log: str) -> None:
         self._pool = redis.asyncio.ConnectionPool.from_url(
-            url, protocol=2, socket_connect_timeout=CONNECT, socket_timeout=None, socket_keepalive=True
+            url, protocol=2, socket_connect_timeout=CONNECT, socket_timeout=None
         )
         self._log = log
         self._conn: AbstractConnection | None = None

@@ -122,6 +122,7 @@ class Subscription:
         self._handled: Cursor | Where | RecordedEvent = after
         self._handed: Cursor | RecordedEvent | None = None
         self._prev: Cursor | Where | RecordedEvent = after
+        self._iteration: object = None
 
     @property
     def cursor(self) -> str:
@@ -172,6 +173,9 @@ class Subscription:
 
     async def items(self) -> AsyncGenerator[RecordedEvent | CaughtUp, None]:
         """Events, and `CaughtUp` each time that the end of the log is reached from behind."""
+        # An iteration that was left by an exception may be finalised long after the next one began.
+        self._rewind()
+        mine = self._iteration = object()
         try:
             while True:
                 batch = await self.batch()
@@ -187,7 +191,8 @@ class Subscription:
                     self.handled()
                     yield CaughtUp(batch.cursor)
         finally:
-            await self.aclose()
+            if self._iteration is mine:
+                await self.aclose()
 
     # -- many at once -----------------------------------------------------------------------------------------------
 
@@ -202,7 +207,11 @@ class Subscription:
             self._tail = hold(self._store, redis_url=self._redis_url, listen=self._listen)
         while True:
             await anyio.lowlevel.checkpoint()
-            got = await self._next(self._tail, end)
+            try:
+                got = await self._next(self._tail, end)
+            except Exception:
+                await self.aclose()
+                raise
             if got is None:
                 return None
             events, caught_up = got
@@ -324,14 +333,18 @@ class Subscription:
 
     async def aclose(self) -> None:
         """Let go of connections. Asking again goes on after the last event that was handled."""
+        self._rewind()
+        self._life = -1
         tail, self._tail = self._tail, None
-        if tail is None:
-            return
-        self._at, self._handed = parse_cursor(self.cursor), None
-        self._handled = self._at
-        self._life, self._behind = -1, True
-        self._versions = dict.fromkeys(self._versions)
-        await release(tail)
+        if tail is not None:
+            await release(tail)
+
+    def _rewind(self) -> None:
+        """Back to the last event that was handled."""
+        if self._handed is not None:
+            self._at = self._handled = parse_cursor(self.cursor)
+            self._handed, self._behind = None, True
+            self._versions = dict.fromkeys(self._versions)
 
     async def __aenter__(self) -> Self:
         return self

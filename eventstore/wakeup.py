@@ -32,6 +32,7 @@ CHANNEL: Final = "headway"
 """The channel of every append; the payload is `LOG_ID HEAD`."""
 POLL: Final = 0.5  # seconds between looks at the latest
 FIRST_POLL: Final = 0.05  # seconds between looks right after news, while nothing listens
+CONNECT: Final = 0.2  # seconds that an attempt to listen needs at least
 MISSES: Final = 3  # news in a row that no NOTIFY told of, before the connection is taken for dead
 RETRY: Final = 0.5, 30.0  # seconds between attempts to listen that failed or told nothing: at first, at most
 
@@ -144,7 +145,7 @@ class _Listener:
 
     async def ensure(self, budget: float) -> None:
         """Open the connection if there is none, within `budget` seconds; one tries, the others poll meanwhile."""
-        if self._conn is not None or self._opening or time.monotonic() < self._retry_at:
+        if self._conn is not None or self._opening or budget < CONNECT or time.monotonic() < self._retry_at:
             return
         self._opening = True
         conn: psycopg.AsyncConnection[Any] | None = None
@@ -160,8 +161,10 @@ class _Listener:
                     prepare_threshold=None,
                 )
                 await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            self._failed(error)
+        except TimeoutError:
+            self._failed(f"no answer within {budget:g} s")
+        except (psycopg.Error, OSError) as error:
+            self._failed(str(error).strip() or type(error).__name__)
         else:
             if self.bells:
                 self._opened(conn)
@@ -181,14 +184,11 @@ class _Listener:
         for told in self.bells:
             told.ring(told._log_id, 2**62)
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, why: str) -> None:
         self._later()
         if not self._warned:
             self._warned = True
-            text = str(error).strip().splitlines()
-            logger.warning(
-                "no notifications of PostgreSQL, polling instead: %s", text[0] if text else type(error).__name__
-            )
+            logger.warning("no notifications of PostgreSQL, polling instead: %s", why)
 
     def _later(self) -> None:
         """The next attempt: at once after the first loss, then less and less often."""
