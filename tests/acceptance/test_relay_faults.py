@@ -350,6 +350,22 @@ def test_r10_a_redis_that_hangs_is_found_and_does_not_publish_twice_when_it_wake
     check(store, valkey.client)
 
 
+def test_r10_a_redis_that_still_loads_its_data_is_waited_for(store: EventStore) -> None:
+    with own_valkey("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024") as valkey:
+        append(store, 500)
+        with start_relay(Relay(store, [RedisStreams(valkey.url)])) as relay:
+            until_published(valkey.client, 500)
+            valkey.client.mset({f"other:{n}": n for n in range(1_000)})
+            valkey.client.save()
+            valkey.kill()
+            append(store, 10)
+            valkey.start(wait=False)
+            until(lambda: "loading" in (relay.progress[0].error or ""))
+            until_published(valkey.client, 510)
+            assert relay.progress[0].reseeds == 0
+        check(store, valkey.client)
+
+
 @pytest.mark.parametrize(
     "column", ["occurred_at = 'infinity'", "occurred_at = '-infinity'", "occurred_at = '0044-03-15 BC'"]
 )
@@ -392,6 +408,18 @@ def test_r14_events_arrive_after_the_listen_connection_died(
         for _ in range(3):
             until(lambda: conn.execute(KILL_LISTENERS).fetchone())
             until_published(client, append(store, 3))
+    check(store, client)
+
+
+def test_p1_a_relay_whose_connections_to_postgresql_are_killed_goes_on(
+    store: EventStore, client: redis.Redis, redis_url: str, database_url: str
+) -> None:
+    everybody = KILL_LISTENERS.replace("= 'headway listen'", "LIKE 'headway%%' AND pid <> pg_backend_pid()")
+    with relays((database_url, redis_url)), psycopg.connect(database_url, autocommit=True) as conn:
+        until_published(client, append(store, 30))
+        for _ in range(3):
+            conn.execute(everybody.encode())
+            until_published(client, append(store, 30))
     check(store, client)
 
 
