@@ -6,6 +6,7 @@ Settings of a session are hints for the case without PgBouncer; what must hold i
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 
 from eventstore import statements
 from eventstore.committer import unavailable
@@ -43,25 +45,30 @@ class Database:
         self.pgbouncer = pgbouncer
         self.pool_size = pool_size
         self._engine: sa.Engine | None = None
+        self._lock = threading.Lock()
 
     @property
     def engine(self) -> sa.Engine:
         """The pool, in autocommit mode; who wants a transaction opens one."""
-        if self._engine is None:
-            self._engine = sa.create_engine(
-                "postgresql+psycopg://",
-                creator=self.connect,
-                isolation_level="AUTOCOMMIT",
-                pool_size=self.pool_size,
-                max_overflow=0,
-                pool_timeout=5,
-                pool_pre_ping=True,
-            )
-        return self._engine
+        with self._lock:
+            if self._engine is None:
+                self._engine = sa.create_engine(
+                    "postgresql+psycopg://",
+                    creator=self.connect,
+                    isolation_level="AUTOCOMMIT",
+                    pool_size=self.pool_size,
+                    max_overflow=0,
+                    pool_timeout=5,
+                    pool_pre_ping=True,
+                )
+            return self._engine
 
     def connect(self) -> Conn:
         """A new autocommit connection of its own. Raises psycopg's errors."""
-        options: dict[str, Any] = {} if self.pgbouncer else {"options": OPTIONS}
+        options: dict[str, Any] = {}
+        if not self.pgbouncer:
+            given = conninfo_to_dict(self.url).get("options") or ""
+            options["options"] = f"{given} {OPTIONS}".strip()
         conn = psycopg.connect(
             self.url,
             autocommit=True,
@@ -97,6 +104,8 @@ class Database:
 
     def dispose(self, *, forked: bool = False) -> None:
         """Close the pool; in a forked child only put it aside: its sockets belong to the parent."""
+        if forked:
+            self._lock = threading.Lock()  # a thread that is not here may hold the old one
         engine, self._engine = self._engine, None
         if engine is not None and not forked:
             engine.dispose()

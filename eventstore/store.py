@@ -21,6 +21,7 @@ from eventstore.inline import InlineProjection, NoProjection
 from eventstore.statements import Conn
 
 if TYPE_CHECKING:
+    from eventstore.consumer import Consumer
     from eventstore.filters import Following
     from eventstore.subscription import Subscription
 
@@ -63,10 +64,10 @@ class EventStore:
 
     def _reset(self) -> None:
         self._listeners: list[Listener] = []
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._committers: dict[int, Committer] = {}
         self._log_ids: dict[str, int] = {}
+        self._pid = os.getpid()
 
     def _here(self) -> EventStore:
         """The store that owns pool and committers, made anew after a fork: nothing of the parent's is used there."""
@@ -262,6 +263,12 @@ class EventStore:
         from eventstore.subscription import subscribe
 
         return subscribe(self, **following)
+
+    def consume(self, name: str, *, save_every: float = 1.0, **following: Unpack[Following]) -> Consumer:
+        """Follow the log under a name, from where that name came to; see `eventstore.consumer.Consumer`."""
+        from eventstore.consumer import consume
+
+        return consume(self, name, save_every=save_every, **following)
 
     def close(self) -> None:
         """Append what is queued, then end the committers and close the pool."""
