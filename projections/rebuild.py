@@ -75,8 +75,8 @@ SELECT w.job_id, (SELECT e.version FROM events e WHERE e.log_id = %(log_id)s AND
 """
 """The next 1,000 jobs and their versions, hopping along events_log_id_job_id_version_key."""
 _READ_RANGE: Final = (
-    f"SELECT {statements.COLUMNS} FROM events WHERE log_id = %s AND job_id > %s AND job_id <= %s AND position <= %s"  # noqa: S608
-    " ORDER BY job_id, version"
+    f"SELECT {statements.COLUMNS} FROM events"  # noqa: S608
+    " WHERE log_id = %s AND job_id > %s AND job_id <= %s AND position <= %s ORDER BY job_id, version"
 )
 """Served by events_log_id_job_id_version_key."""
 
@@ -102,7 +102,7 @@ class RebuildDiffers(RebuildError):
 
     def __init__(self, found: Sequence[Difference]) -> None:
         shown = "\n".join(f"  {d.table} {d.key}\n    live    {d.live}\n    rebuilt {d.rebuilt}" for d in found)
-        super().__init__(f"{len(found)} rows differ from what the log folds to (the first {len(found)}):\n{shown}")
+        super().__init__(f"{len(found)} or more rows differ from what the log folds to:\n{shown}")
         self.differences = list(found)
 
 
@@ -125,7 +125,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rebuild did. `blocked`: seconds for which appends had to wait at the gate."""
+    """What a rebuild did. `events` were folded, `resumed` of them by earlier runs; `blocked`: seconds for which appends
+    had to wait at the gate."""
 
     events: int
     resumed: int
@@ -164,9 +165,13 @@ def rebuild(
         blocked = _through_the_gate(conn, tables, meter, verify=verify) if cut else 0.0
         if cut:
             conn.execute("DROP TABLE rebuild_ranges")
-        meter.begin("done", meter.folded, meter.folded)
+        meter.begin("done", 0, 0)
         return Rebuilt(
-            events=meter.folded, resumed=resumed, seconds=time.monotonic() - began, blocked=blocked, verified=verify
+            events=meter.folded + resumed,
+            resumed=resumed,
+            seconds=time.monotonic() - began,
+            blocked=blocked,
+            verified=verify,
         )
 
 
