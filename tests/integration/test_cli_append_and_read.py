@@ -8,6 +8,7 @@ import uuid
 import psycopg
 import pytest
 
+from eventstore.schema import SCHEMA_VERSION
 from eventstore.store import EventStore
 from tests.support.cli import Cli, Report, reporter
 
@@ -302,9 +303,9 @@ def test_a_server_that_is_away_ends_with_4_and_no_password_is_told() -> None:
 def test_a_database_without_tables_is_told_what_to_do_then_migrates_and_works(empty_database_url: str) -> None:
     cli = Cli(DATABASE_URL=empty_database_url)
     assert cli("tail", code=4).err == "headway: the database has no tables of Headway yet: run `headway migrate`\n"
-    assert cli("migrate").out == "schema none → 0001\ncreated the log default\n"
-    assert cli("migrate").out == "schema 0001, nothing to do\n"
-    assert cli("migrate", "--json").json == {"before": "0001", "after": "0001", "created_log": False}
+    assert cli("migrate").out == f"schema none → {SCHEMA_VERSION}\ncreated the log default\n"
+    assert cli("migrate").out == f"schema {SCHEMA_VERSION}, nothing to do\n"
+    assert cli("migrate", "--json").json == {"before": SCHEMA_VERSION, "after": SCHEMA_VERSION, "created_log": False}
     cli("append", "b", "job.started")
 
 
