@@ -17,6 +17,7 @@ from eventstore.events import ANY, Appended, Expected, NewEvent, RecordedEvent
 from eventstore.store import TIMEOUT, EventStore, make_call
 
 if TYPE_CHECKING:
+    from eventstore.consumer import Consumer
     from eventstore.filters import Following
     from eventstore.subscription import Subscription
 
@@ -86,3 +87,9 @@ class AsyncEventStore:
         from eventstore.subscription import subscribe
 
         return subscribe(self, **following)
+
+    def consume(self, name: str, *, save_every: float = 1.0, **following: Unpack[Following]) -> Consumer:
+        """Follow the log under a name, from where that name came to; see `eventstore.consumer.Consumer`."""
+        from eventstore.consumer import consume
+
+        return consume(self, name, save_every=save_every, **following)

@@ -249,6 +249,14 @@ class Subscription:
                     self._accept(at, answer)
                     return answer, False
 
+    async def ask(self, call: Callable[[], R]) -> R:
+        """Run a blocking function in a thread, again and again while PostgreSQL is away, as this subscription would."""
+        if self._tail is None:
+            self._tail = hold(self._store, redis_url=self._redis_url, listen=self._listen)
+        answer = await self._ask(self._tail, math.inf, call)
+        assert answer is not None
+        return answer
+
     async def _ask(self, tail: Tail, end: float, call: Callable[[], R]) -> R | None:
         return await tail.ask(call, until=end, give_up_after=self._give_up_after)
 
