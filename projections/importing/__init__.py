@@ -87,7 +87,8 @@ def import_file(
     began = time.monotonic()
     told = progress or _nobody
     with open_source(path) as source, Spool() as entries:
-        kind = form or _form_of(source)
+        head = source.start()
+        kind = form or _form_of(source, head)
         report = ImportReport(file=source.name, form=kind, appended=store is not None)
         if kind == "export":
             found = read_export(source, report, check=check, max_job_events=max_job_events)
@@ -140,10 +141,9 @@ def _tell(told: Progress, kind: Form, source: Source, rows: int, report: ImportR
         told("arranging", rows, report.events)
 
 
-def _form_of(source: Source) -> Form:
-    head = source.start()
+def _form_of(source: Source, head: bytes) -> Form:
     first = head.lstrip()
-    if first.startswith(b"<") or source.wide:
+    if source.is_xml:
         return "xes"
     if not first.startswith(b"{"):
         return "csv"

@@ -41,8 +41,8 @@ def arrange(
         case = list(islice(group, max_job_events + 1))
         if len(case) > max_job_events:
             raise source.refuse(
-                f"the case of job {job_id!r} has more than {max_job_events:,} events, the limit of a job (this line is"
-                " the first too many); HEADWAY_MAX_JOB_EVENTS raises it",
+                f"the case of job {job_id!r} has more than {max_job_events:,} events, the limit of a job;"
+                " HEADWAY_MAX_JOB_EVENTS raises it",
                 max(case, key=lambda row: row.place).line,
             )
         report.jobs += 1
@@ -56,7 +56,7 @@ def _case(
     begins = min(row.place for row in case)
     now: int | None = None
     at_once: dict[tuple[str, str], list[Happening]] = {}
-    for row in case:
+    for index, row in enumerate(case):
         job_id, us, place, line, activity, transition, resource = row
         if us != now:
             now, at_once = us, {}
@@ -71,7 +71,7 @@ def _case(
         kind, attempt, data = activities[activity].meaning(transition)
         yield Entry(
             us if by_time else begins,
-            place,
+            place if by_time else index,
             line,
             job_id,
             kind,

@@ -62,9 +62,9 @@ class Source:
         return head
 
     @property
-    def wide(self) -> bool:
-        """Whether the text is UTF-16, which XML may be and lines may not."""
-        return _peek(self._stream, 2) in _WIDE
+    def is_xml(self) -> bool:
+        """Whether it begins as XML does, which may be UTF-16; lines may not."""
+        return _peek(self._stream, 4096).lstrip(b"\xff\xfe\0 \t\r\n").startswith(b"<")
 
     def pieces(self) -> Iterator[bytes]:
         """The rest, in pieces."""
@@ -76,7 +76,7 @@ class Source:
 
     def lines(self) -> Iterator[bytes]:
         """The rest, line by line, with their ends; `line` counts along."""
-        if self.wide:
+        if _peek(self._stream, 2) in _WIDE:
             raise self.refuse("the text is UTF-16: save it as UTF-8")
         readline = self._stream.readline
         try:

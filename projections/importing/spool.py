@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 CHUNK: Final = 16_384  # rows sorted in memory
-BLOCK: Final = 128  # rows decoded at once
+BLOCK: Final = 64  # rows decoded at once, of each sorted run
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]]).decode
