@@ -13,7 +13,7 @@ from api.cli.session import Session, json_option, log_option, pass_session
 from api.cli.text import visible
 
 if TYPE_CHECKING:
-    from eventstore.checkpoints import Consumer
+    from eventstore.checkpoints import Lag
 
 
 @click.group()
@@ -107,7 +107,7 @@ def delete(session: Session, name: str) -> None:
     click.echo(f"deleted {visible(name)}")
 
 
-def as_fields(consumer: Consumer) -> dict[str, Any]:
+def as_fields(consumer: Lag) -> dict[str, Any]:
     return {
         "name": consumer.name,
         "cursor": consumer.checkpoint.cursor,
