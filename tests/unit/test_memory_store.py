@@ -88,6 +88,18 @@ def test_epochs_follow_each_other(store):
     assert [e.version for e in store.read_job(LOG_JOB)] == [1, 2]
 
 
+def test_a_cursor_of_the_first_epoch_is_held_to_all_that_was_lost_since(store):
+    event = store.read_log(3)[0]
+    cursor = f"0001_{event.position:016d}_{event.hash[:4].hex()}"
+    store.begin_epoch(5)
+    assert store.resolve(cursor)[1] == 4
+    store.begin_epoch(3)
+    with pytest.raises(LogDiverged) as caught:
+        store.resolve(cursor)
+    assert caught.value.reason == "epoch"
+    assert store.resolve(caught.value.common)[1] == 3
+
+
 def test_its_listener_can_be_taken_away(store):
     seen: list[int] = []
     stop = store.on_append(lambda head, events: seen.append(head.position))
