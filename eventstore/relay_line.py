@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Final, TypeVar
 
 import anyio
@@ -24,7 +24,7 @@ from eventstore.cursor import Cursor, parse_cursor
 from eventstore.errors import EventStoreError, InvalidCursor, LogDiverged
 from eventstore.handoff import Handoff
 from eventstore.publishers import Entry, Publisher, Tail
-from eventstore.relay_pages import PAGE, PAGES, Pages, read_pages
+from eventstore.relay_pages import PAGE, Pages, read_on, read_page
 from eventstore.store import EventStore
 from eventstore.wakeup import Bell
 
@@ -218,7 +218,8 @@ class Line:
 
     async def _publish_next(self, bell: Bell | None) -> bool:
         """Publish what PostgreSQL has. True: there may be more, or the sink stood elsewhere."""
-        read = await self._read(self._after, 1)
+        read = await self._thread(read_page, self._store, self._publisher, self._after, self._page)
+        self._noted(read)
         if read.head.epoch != self._tail.epoch:
             await self._begin(read.head)
             return True
@@ -254,27 +255,25 @@ class Line:
             raise failure
 
     async def _read_ahead(self, send: MemoryObjectSendStream[Pages | Exception]) -> None:
-        after = self._after
+        pages = read_on(self._store, self._publisher, self._after, self._page)
         async with send:
             try:
-                while True:
-                    read = await self._read(after)
+                while (read := await self._thread(next, pages, None)) is not None:
+                    self._noted(read)
                     await send.send(read)
-                    if not read.more:
-                        return
-                    after = read.entries[-1].position
             except Exception as error:
                 await send.send(error)
+            finally:
+                with anyio.move_on_after(1, shield=True):
+                    await self._thread(_close, pages)
 
-    async def _read(self, after: int, pages: int = PAGES) -> Pages:
-        read = await self._thread(read_pages, self._store, self._publisher, after, pages, self._page)
+    def _noted(self, read: Pages) -> None:
         self._page = read.page
         self.progress.head = read.head.position
         if read.hole is not None and read.hole > self._known_hole:
             self._known_hole = read.hole
             logger.error("log %s: position %d is missing in the log, see `headway verify`", read.head.name, read.hole)
         crash_point("after read")
-        return read
 
     async def _publish(self, entries: Sequence[Entry]) -> bool:
         """Publish what follows `_after`. False: the sink stood elsewhere, and `_after` says where to go on."""
@@ -355,3 +354,10 @@ class Line:
 
 
 TRANSIENT: Final = (EventStoreError, psycopg.Error, sa.exc.SQLAlchemyError, OSError)
+
+
+def _close(pages: Generator[Pages]) -> None:
+    try:
+        pages.close()
+    except (ValueError, *TRANSIENT):
+        pass  # ValueError: a thread that was abandoned is still in it, and closes it when it is done

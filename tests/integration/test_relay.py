@@ -264,7 +264,7 @@ def test_what_this_process_appends_is_handed_over_without_a_read(
         def read_nothing(*_: object) -> Pages:
             return Pages(head, [], False, None, PAGE)
 
-        monkeypatch.setattr(relay_line, "read_pages", read_nothing)
+        monkeypatch.setattr(relay_line, "read_page", read_nothing)
         for _ in range(5):
             append(store, 300)
         until(lambda: held(memory) == list(range(1, 1_504)))
