@@ -40,8 +40,8 @@ TIMELINE: Final = (
 """A change of system id or timeline says that this may be another history."""
 DURABILITY: Final = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes')"
 CREATE_LOG: Final = (
-    "INSERT INTO logs (name, fold_version, system_id, timeline) VALUES (%s, %s, %s, %s)"
-    " ON CONFLICT (name) DO NOTHING RETURNING log_id"
+    "INSERT INTO logs (name, fold_version, system_id, timeline) SELECT %(name)s, %(fold)s, %(system)s, %(timeline)s"
+    " WHERE NOT EXISTS (SELECT FROM logs WHERE name = %(name)s) ON CONFLICT (name) DO NOTHING RETURNING log_id"
 )
 NEW_EPOCH: Final = (
     "INSERT INTO epochs (log_id, epoch, common_position, common_hash, system_id, timeline)"

@@ -177,8 +177,10 @@ class EventStore:
         """Create a log; False if it was there already."""
         log = check_log(self.log if name is None else name)
         with self._here().database.session() as conn:
+            system, timeline = connections.identity(conn)
             made = conn.execute(
-                statements.CREATE_LOG, (log, self.projection.fold_version, *connections.identity(conn))
+                statements.CREATE_LOG,
+                {"name": log, "fold": self.projection.fold_version, "system": system, "timeline": timeline},
             ).fetchone()
         return made is not None
 

@@ -113,10 +113,12 @@ _JOB_COLUMNS: Final = (
 )
 _JOBS: Final = f"SELECT {_JOB_COLUMNS} FROM jobs WHERE log_id = %s AND job_id = ANY(%s)"  # noqa: S608
 _STEPS: Final = (
-    "SELECT job_id, step, parent, label, weight, span_start, status, percent, done, total, unit, attempt, message,"
+    "SELECT job_id, step, parent, label, weight, span_start, status, percent,"
+    " CASE WHEN state ->> 4 = '2' THEN done END, total, unit, attempt, message,"
     " reason, metadata, error, error_stack, started_at, updated_at, ended_at, until_at, rejected"
     " FROM steps WHERE log_id = %s AND job_id = ANY(%s) AND status <> 'removed' ORDER BY job_id, ordinal"
 )
+"""A step that reports percentages keeps the last one in `done` (its mode stands in `state`, see rows.py): not shown."""
 _ATTEMPTS: Final = (
     "SELECT job_id, step, attempt, status, percent, worker, started_at, ended_at, error, error_stack"
     " FROM attempts WHERE log_id = %s AND job_id = ANY(%s) ORDER BY job_id, step, attempt"

@@ -10,6 +10,7 @@ import msgspec
 from eventstore.events import to_datetime
 from projections.snapshots import AttemptView, JobSnapshot, StepView
 from projections.state import REMOVED, AttemptState, JobState, StepState
+from projections.step_rules import COUNT
 
 
 def view_of(state: JobState, cursor: str) -> JobSnapshot:
@@ -62,7 +63,7 @@ def _step(step: StepState, attempts: dict[int, AttemptState]) -> StepView:
         range=None if start is None else (start / 1_000_000, (start + step.weight) / 1_000_000),
         status=step.status,
         percent=step.frac / 10_000,
-        done=step.done,
+        done=step.done if step.mode == COUNT else None,
         total=step.total,
         unit=step.unit,
         attempt=step.attempt,
