@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from uuid import UUID
 
 from eventstore.batch import Request
 from eventstore.codec import Prepared
@@ -87,10 +88,15 @@ class AppendCall(Request):
         if self.take():
             raise StoreBusy("the append waited for its turn until its deadline; nothing was written: try again")
         if self._outcome is None:
-            raise OutcomeUnknown("the database did not answer before the deadline")
+            raise OutcomeUnknown("the database did not answer before the deadline", self._ids())
+
+    def _ids(self) -> tuple[UUID, ...]:
+        return tuple(UUID(bytes=event.event_id) for event in self.events)
 
     def _answer(self) -> list[Appended]:
         outcome = self._outcome
+        if isinstance(outcome, OutcomeUnknown):
+            raise OutcomeUnknown(outcome.detail, self._ids())
         if isinstance(outcome, BaseException):
             raise outcome
         assert outcome is not None

@@ -96,6 +96,8 @@ class Database:
             driver: Conn = pooled.connection.driver_connection  # type: ignore[assignment]
             try:
                 yield driver
+            except pg.UndefinedTable as error:
+                raise StoreUnavailable(f"{str(error).splitlines()[0]}: run `headway migrate`") from error
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if driver.closed:
                     pooled.invalidate()

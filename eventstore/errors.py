@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import reprlib
 from typing import Any, ClassVar, Final
+from uuid import UUID
 
 _bounded: Final = reprlib.Repr()
 _bounded.maxlevel, _bounded.maxother, _bounded.maxlong = 2, 80, 80
@@ -198,11 +199,14 @@ class StoreUnavailable(EventStoreError):
 
 
 class OutcomeUnknown(EventStoreError):
+    """`event_ids` are those of the call, in order: also the ones that the store drew for events without an id."""
+
     code = "outcome_unknown"
     retryable = True
 
-    def __init__(self, detail: str = "the answer of the database got lost") -> None:
+    def __init__(self, detail: str = "the answer of the database got lost", event_ids: tuple[UUID, ...] = ()) -> None:
         super().__init__(f"{detail}: retry with the same event ids, that decides")
+        self.detail, self.event_ids = detail, event_ids
 
 
 class FoldVersionMismatch(EventStoreError):
