@@ -104,7 +104,10 @@ def _opened(output: str | None) -> Iterator[IO[bytes]]:
         with path.open("wb") as special:
             yield special
         return
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    try:
+        descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    except OSError as error:
+        raise click.FileError(output, error.strerror) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             if path.name.lower().endswith(".gz"):

@@ -69,8 +69,10 @@ def import_(
         raise click.BadParameter(visible(str(error)), param_hint="--zone") from None
     limit = session.settings.max_job_events
     if file != STDIN:
-        with open(file, "rb"):
-            pass
+        try:
+            open(file, "rb").close()
+        except OSError as error:
+            raise click.FileError(file, error.strerror) from None
     try:
         with nullcontext() if check else session.store() as store, advance() as show:
             report = import_file(
