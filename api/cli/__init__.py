@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "import": ("importing", "import_", "Import a history: XES, NDJSON, CSV, or an export."),
     "export": ("export", "export", "Write events to a file: NDJSON, CSV, XES."),
     "relay": ("relay", "relay", "Publish every event to Redis Streams until stopped."),
+    "project": ("project", "project", "Keep projections up to date with the log until stopped."),
+    "parked": ("parked", "parked", "Reports that a projection could not take: list, retry, skip."),
     "rebuild": ("rebuild", "rebuild", "Make the step table anew from the log, while appends go on."),
     "verify": ("verify", "verify", "Recompute the hash chain and name the first bad position."),
     "doctor": ("doctor", "doctor", "Say what is wrong with the set-up and what to do."),

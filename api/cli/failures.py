@@ -33,6 +33,8 @@ _BY_CODE: Final = {
     "no_redis": USAGE,
     "no_such_log": NOT_FOUND,
     "no_such_consumer": NOT_FOUND,
+    "no_such_projection": NOT_FOUND,
+    "not_parked": NOT_FOUND,
     "not_migrated": UNAVAILABLE,
     "unsafe_durability": UNAVAILABLE,
 }

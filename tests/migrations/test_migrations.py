@@ -77,7 +77,7 @@ def test_a_migrated_database_is_the_schema(empty, database_url):
     ours, migrated = catalog(empty), catalog(database_url)
     for kind in CATALOG:
         assert migrated[kind] == ours[kind], kind
-    assert {"logs", "epochs", "events", "checkpoints", "jobs", "steps", "attempts"} <= {
+    assert {"logs", "epochs", "events", "checkpoints", "jobs", "steps", "attempts", "parked"} <= {
         row[0] for row in ours["tables"]
     }
 
