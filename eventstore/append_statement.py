@@ -21,9 +21,9 @@ _TEMPLATE: Final = Path(__file__).with_name("sql") / "append.sql"
 class AppendStatement:
     """Joined once, from whole SQL: `inline` are named CTEs that select from `won`."""
 
-    def __init__(self, inline: str, *, prepared: bool = True) -> None:
+    def __init__(self, inline: str) -> None:
         sql = _TEMPLATE.read_text("utf-8").replace("/*inline*/", f", {inline}" if inline else "")
-        self._statement = HotStatement(sql, prepared=prepared)
+        self._statement = HotStatement(sql)
 
     def run(
         self,

@@ -62,7 +62,6 @@ class Committer:
         listeners: Sequence[Listener] = (),
         max_job_events: int = MAX_JOB_EVENTS,
         idle: float = IDLE,
-        prepared: bool = True,
     ) -> None:
         self._log_id = log_id
         self._connect = connect
@@ -70,7 +69,7 @@ class Committer:
         self._listeners = listeners
         self._max_job_events = max_job_events
         self._idle = idle
-        self._statement = AppendStatement(projection.write_ctes, prepared=prepared)
+        self._statement = AppendStatement(projection.write_ctes)
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[AppendCall | None] = queue.SimpleQueue()
         self._queued = 0

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
+from eventstore import hot as hot_statements
 from eventstore import statements
 from eventstore.committer import unavailable
 from eventstore.errors import StoreUnavailable, UnsafeDurability
@@ -63,8 +64,12 @@ class Database:
                 )
             return self._engine
 
-    def connect(self) -> Conn:
-        """A new autocommit connection of its own. Raises psycopg's errors."""
+    def connect(self, *, hot: bool = False) -> Conn:
+        """A new autocommit connection of its own. Raises psycopg's errors.
+
+        `hot`: for `HotStatement`s, which prepare themselves. psycopg then prepares nothing: after a ROLLBACK or a DROP
+        it forgets what it had prepared by DEALLOCATE ALL, which would take theirs too.
+        """
         options: dict[str, Any] = {}
         if not self.pgbouncer:
             given = conninfo_to_dict(self.url).get("options") or ""
@@ -77,10 +82,12 @@ class Database:
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=2,
-            prepare_threshold=None if self.pgbouncer else 5,
+            prepare_threshold=None if hot or self.pgbouncer else 5,
             **options,
         )
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        if self.pgbouncer:
+            hot_statements.never_prepare(conn)
         return statements.adapt(conn)
 
     @contextmanager

@@ -74,7 +74,7 @@ def append_log_event(conn: Conn, log_id: int, kind: str, data: dict[str, object]
     states = NoProjection().load(conn, log_id, {LOG_JOB: ()})
     requests = [Request([log_event(kind, data)])]
     batch = fold_batch(head, requests, {}, states, projection, recorded_us=head.now_us)
-    statement = AppendStatement(projection.write_ctes, prepared=False)
+    statement = AppendStatement(projection.write_ctes)
     statement.run(conn, head, batch.head, batch.fresh, projection.rows(log_id, []), notify=True)
 
 

@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Mapping
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg import errors as pg
 from psycopg import pq
@@ -45,10 +45,21 @@ def moment(us: int) -> Param:
     return 1184, _q(us - PG_EPOCH_US)
 
 
-class HotStatement:
-    """SQL with `%(name)s` placeholders. The same name is one parameter; types come from the first execution."""
+_pooled: Final[WeakSet[Conn]] = WeakSet()
 
-    def __init__(self, sql: str, *, prepared: bool = True) -> None:
+
+def never_prepare(conn: Conn) -> None:
+    """Prepare nothing on this connection: what is behind it may be another session each time (PgBouncer)."""
+    _pooled.add(conn)
+
+
+class HotStatement:
+    """SQL with `%(name)s` placeholders. The same name is one parameter; types come from the first execution.
+
+    Inside a transaction use it on a connection of `Database.connect(hot=True)` only.
+    """
+
+    def __init__(self, sql: str) -> None:
         names: list[str] = []
 
         def number(found: re.Match[str]) -> str:
@@ -59,24 +70,31 @@ class HotStatement:
         self._sql = _PLACEHOLDER.sub(number, sql).encode()
         self._names = tuple(names)
         self._formats = [pq.Format.BINARY] * len(names)
-        self._prepared = prepared
         self._on: WeakKeyDictionary[Conn, bytes] = WeakKeyDictionary()
 
     def execute(self, conn: Conn, params: Mapping[str, Param | PgArray]) -> pq.abc.PGresult:
         """Run it and wait; results are binary. Raises psycopg's errors, like a cursor would."""
         given = [params[name] for name in self._names]
         values = [p.packed if isinstance(p, PgArray) else p[1] for p in given]
-        pgconn = conn.pgconn
-        if self._prepared:
-            name = self._on.get(conn)
-            if name is None:
-                name = f"headway_{id(self):x}".encode()
-                self._check(conn, pgconn.prepare(name, self._sql, _oids(given)))
-                self._on[conn] = name
-            result = pgconn.exec_prepared(name, values, self._formats, pq.Format.BINARY)
-        else:
-            result = pgconn.exec_params(self._sql, values, _oids(given), self._formats, pq.Format.BINARY)
-        return self._check(conn, result)
+        if conn in _pooled:
+            result = conn.pgconn.exec_params(self._sql, values, _oids(given), self._formats, pq.Format.BINARY)
+            return self._check(conn, result)
+        try:
+            return self._check(conn, self._exec_prepared(conn, given, values))
+        except pg.InvalidSqlStatementName:
+            # Somebody deallocated it. Inside a transaction that is over now; outside nothing has happened yet.
+            self._on.pop(conn, None)
+            if conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                raise
+            return self._check(conn, self._exec_prepared(conn, given, values))
+
+    def _exec_prepared(self, conn: Conn, given: list[Param | PgArray], values: list[bytes]) -> pq.abc.PGresult:
+        name = self._on.get(conn)
+        if name is None:
+            name = f"headway_{id(self):x}".encode()
+            self._check(conn, conn.pgconn.prepare(name, self._sql, _oids(given)))
+            self._on[conn] = name
+        return conn.pgconn.exec_prepared(name, values, self._formats, pq.Format.BINARY)
 
     def _check(self, conn: Conn, result: pq.abc.PGresult) -> pq.abc.PGresult:
         if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
@@ -92,6 +110,16 @@ class HotStatement:
 
 def _oids(given: list[Any]) -> list[int]:
     return [p.oid if isinstance(p, PgArray) else p[0] for p in given]
+
+
+def rows_of_text(result: pq.abc.PGresult) -> list[tuple[str | None, ...]]:
+    """The rows of a result whose columns are all text."""
+    columns = range(result.nfields)
+    value = result.get_value
+    return [
+        tuple(None if (raw := value(row, column)) is None else raw.decode() for column in columns)
+        for row in range(result.ntuples)
+    ]
 
 
 def read_int(result: pq.abc.PGresult, column: int) -> int:

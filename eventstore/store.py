@@ -140,7 +140,6 @@ class EventStore:
                     projection=owner.projection,
                     listeners=owner._listeners,
                     max_job_events=owner._max_job_events,
-                    prepared=not owner.database.pgbouncer,
                 )
             return committer
 
@@ -152,7 +151,7 @@ class EventStore:
             raise StoreBusy(f"{MAX_COMMITTERS} logs are being written by this process: try again in a moment")
 
     def _writer(self, log_id: int) -> Conn:
-        conn = self.database.connect()
+        conn = self.database.connect(hot=True)
         try:
             if not self._allow_unsafe:
                 connections.check_durability(conn)

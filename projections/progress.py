@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import psycopg
 
+from eventstore import pgarray
 from eventstore.events import NewEvent
+from eventstore.hot import HotStatement, Param, int8, rows_of_text
 from eventstore.inline import FoldEvent, Verdict
 from eventstore.pgarray import PgArray
 from projections import fold
@@ -21,7 +23,7 @@ SMALL: Final = 256
 
 _SQL: Final = Path(__file__).with_name("sql")
 _WRITE: Final = (_SQL / "write_ctes.sql").read_text("utf-8")
-_LOAD: Final = (_SQL / "load_states.sql").read_bytes()
+_LOAD: Final = (_SQL / "load_states.sql").read_text("utf-8")
 _WHOLE: Final = frozenset(("job.planned", "job.completed", "job.failed", "job.cancelled", "job.reopened", "step.added"))
 """Events that may touch any step."""
 _BELOW: Final = frozenset("step." + verb for verb in "completed failed skipped cancelled reset removed".split())
@@ -38,10 +40,11 @@ class Progress:
 
     fold_version: int = fold.FOLD_VERSION
     write_ctes: str = _WRITE
-    load_sql: bytes = _LOAD
+    load_sql: str = _LOAD
 
     def __init__(self, *, keep_attempts: bool = False) -> None:
         self._keep_attempts = keep_attempts
+        self._load = HotStatement(self.load_sql)
 
     def check(self, event: NewEvent) -> None:
         check(event)
@@ -98,12 +101,12 @@ class Progress:
         named = {
             (job_id, event.step) for job_id, events in wanted.items() for event in events if event.step is not None
         }
-        params = {
-            "log_id": log_id,
-            "small": SMALL,
-            "jobs": list(wanted),
-            "whole": whole,
-            "named_jobs": [job_id for job_id, _ in named],
-            "named_steps": [step for _, step in named],
+        params: dict[str, Param | PgArray] = {
+            "log_id": int8(log_id),
+            "small": int8(SMALL),
+            "jobs": pgarray.text(list(wanted)),
+            "whole": pgarray.text(whole),
+            "named_jobs": pgarray.text([job_id for job_id, _ in named]),
+            "named_steps": pgarray.text([step for _, step in named]),
         }
-        return read_states(conn.execute(self.load_sql, params).fetchall())
+        return read_states(rows_of_text(self._load.execute(conn, params)))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -201,7 +202,7 @@ def discard(store: EventStore) -> None:
 @contextmanager
 def _alone(database: Database) -> Iterator[Conn]:
     """A connection of its own that holds the one right to rebuild; the server takes it back when we die."""
-    conn = database.connect()
+    conn = database.connect(hot=True)
     try:
         row = conn.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()
         if row is None or not row[0]:
@@ -292,7 +293,7 @@ def _fold_all(url: str, todo: Sequence[Range], processes: int, meter: _Meter) ->
             _worker.pop("database").dispose()
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(todo)), context, _start_worker, (url,)) as pool:
+    with ProcessPoolExecutor(min(processes, len(todo)), context, _start_child, (url,)) as pool:
         try:
             for done in as_completed([pool.submit(_fold_range, item) for item in todo]):
                 meter.add(done.result())
@@ -302,6 +303,12 @@ def _fold_all(url: str, todo: Sequence[Range], processes: int, meter: _Meter) ->
 
 
 _worker: dict[str, Any] = {}
+
+
+def _start_child(url: str) -> None:
+    """A process of its own steps back behind those that append."""
+    os.nice(10)
+    _start_worker(url)
 
 
 def _start_worker(url: str) -> None:

@@ -283,9 +283,9 @@ _decode_job: Final = msgspec.json.Decoder(JobRow).decode
 _decode_step: Final = msgspec.json.Decoder(StepRow).decode
 
 
-def read_states(rows: Iterable[tuple[str, str | None, str]]) -> dict[str, JobState]:
+def read_states(rows: Iterable[tuple[str | None, ...]]) -> dict[str, JobState]:
     """The states in the answer of sql/load_states.sql."""
-    found = list(rows)
+    found = [(str(job_id), step, str(text)) for job_id, step, text in rows]
     jobs = {job_id: _decode_job(text).state_of() for job_id, step, text in found if step is None}
     for job_id, name, text in found:
         if name is None:

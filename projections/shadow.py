@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from psycopg import sql
@@ -66,8 +66,8 @@ class ShadowProgress(Progress):
     """The inline projection on tables with a suffix."""
 
     def __init__(self, suffix: str) -> None:
+        self.load_sql = _named(Progress.load_sql, suffix)
         super().__init__()
-        self.load_sql = _named(self.load_sql, suffix)
         self.write_ctes = _named(Progress.write_ctes, suffix)
 
 
@@ -195,8 +195,6 @@ def _rename(conn: Conn, kind: str, name: str, to: str) -> None:
     conn.execute(sql.SQL("ALTER {} {} RENAME TO {}").format(what, sql.Identifier(name), sql.Identifier(to)))
 
 
-def _named(text: Any, suffix: str) -> Any:
+def _named(text: str, suffix: str) -> str:
     """The statement on tables with the suffix."""
-    if isinstance(text, bytes):
-        return _TABLE.sub(lambda found: found[1] + suffix, text.decode()).encode()
     return _TABLE.sub(lambda found: found[1] + suffix, text)

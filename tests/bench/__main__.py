@@ -13,11 +13,11 @@ from pathlib import Path
 import psycopg
 
 from eventstore.migrate import migrate
-from tests.bench import append, reading
+from tests.bench import append, importing, reading, rebuilding
 from tests.bench.report import Report
 from tests.support.servers import embedded_servers
 
-SECTIONS = ("append", "replay", "relay", "latency", "old")
+SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "old")
 
 
 def main() -> None:
@@ -48,6 +48,12 @@ def main() -> None:
         if "latency" in sections:
             report.title("end to end, consumer in another process")
             reading.latency(url, redis_url, report, seconds=seconds * 2)
+        if "rebuild" in sections:
+            report.title("rebuild, verify, time travel")
+            rebuilding.run(url, report, events=100_000 if given.quick else 1_000_000)
+        if "import" in sections:
+            report.title("import and export")
+            importing.run(url, report, cases=5_000 if given.quick else 13_000)
         if "old" in sections:
             report.title("what users of the old pair know")
             reading.old_system(url, redis_url, report, seconds=seconds)
