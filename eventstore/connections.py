@@ -67,8 +67,8 @@ class Database:
     def connect(self, *, hot: bool = False) -> Conn:
         """A new autocommit connection of its own. Raises psycopg's errors.
 
-        `hot`: for `HotStatement`s, which prepare themselves. psycopg then prepares nothing: after a ROLLBACK or a DROP
-        it forgets what it had prepared by DEALLOCATE ALL, which would take theirs too.
+        `hot`: for `HotStatement`s, which prepare themselves. psycopg then prepares nothing: after a ROLLBACK or a
+        DROP it forgets what it had prepared by DEALLOCATE ALL, which would take theirs too.
         """
         options: dict[str, Any] = {}
         if not self.pgbouncer:
