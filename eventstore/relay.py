@@ -20,7 +20,8 @@ import anyio.to_thread
 
 from eventstore.handoff import Handoff
 from eventstore.publishers import LoadSnapshots, Publisher
-from eventstore.relay_line import BACKOFF, TRANSIENT, Line, Progress
+from eventstore.relay_leader import TRANSIENT, Progress
+from eventstore.relay_line import BACKOFF, Line
 from eventstore.store import EventStore
 from eventstore.wakeup import bell
 

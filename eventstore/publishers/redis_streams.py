@@ -21,7 +21,7 @@ EXPIRE_OLD: Final = 3_600  # seconds that the stream of an ended epoch stays
 HEARTBEAT: Final = 5  # seconds
 
 _APPEND: Final = Script("append.lua")
-_OURS: Final = re.compile(r"([1-9][0-9]*)-0 \1-0 ([0-9]{4,9}_([0-9]{16})_[0-9a-f]{8})")
+_OURS: Final = re.compile(r"([1-9][0-9]*)-0 \1-0 (([0-9]{4,9})_([0-9]{16})_[0-9a-f]{8})")
 
 
 class RedisStreams(Publisher):
@@ -38,12 +38,16 @@ class RedisStreams(Publisher):
         self._url = url
         self._redis = RedisConnection(url)
         self._beats = True
+        self._current: dict[str, int] = {}
+        """The epoch of each log whose older streams were told to expire."""
 
     async def look(self, log: str, epoch: int) -> Tail:
-        for old in range(max(1, epoch - 100), epoch):
-            key = stream_key(log, old)
-            if await self._redis.command("TTL", key) == -1:
-                await self._redis.command("EXPIRE", key, EXPIRE_OLD)
+        if self._current.get(log) != epoch:
+            for old in range(max(1, epoch - 100), epoch):
+                key = stream_key(log, old)
+                if await self._redis.command("TTL", key) == -1:
+                    await self._redis.command("EXPIRE", key, EXPIRE_OLD)
+            self._current[log] = epoch
         return _tail(log, epoch, await self._redis.run(_APPEND, [stream_key(log, epoch)], ["", "0", self.keep]))
 
     async def publish(self, tail: Tail, entries: Sequence[Entry], *, replace: bool = False) -> Tail:
@@ -88,5 +92,5 @@ def _batches(entries: Sequence[Entry]) -> list[list[Entry]]:
 def _tail(log: str, epoch: int, raw: bytes) -> Tail:
     state = raw.decode()
     found = _OURS.fullmatch(state)
-    ours = found is not None and int(found[1]) == int(found[3])
+    ours = found is not None and (epoch, int(found[1])) == (int(found[3]), int(found[4]))
     return Tail(log=log, epoch=epoch, state=state, cursor=found[2] if ours and found else None, empty=state == "none")

@@ -7,7 +7,7 @@ import sys
 
 import anyio
 
-from eventstore import relay_line
+from eventstore import relay_leader
 from eventstore.publishers.redis_streams import RedisStreams
 from eventstore.relay import Relay
 from eventstore.store import EventStore
@@ -23,7 +23,7 @@ def main(database_url: str, redis_url: str, point: str, count: str, number: str)
             if left == 0:
                 os.kill(os.getpid(), int(number))
 
-    relay_line.crash_point = crash
+    relay_leader.crash_point = crash
     print("started", flush=True)
     with EventStore(database_url, pool_size=4) as store:
         anyio.run(Relay(store, [RedisStreams(redis_url)]).run)
