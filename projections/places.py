@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
+import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
@@ -92,11 +93,22 @@ def create(conn: Conn, projection: Projection, source: str = "") -> Place:
     name = projection.name
     discard(conn, name, NEW)
     schema = _schema(name, NEW)
-    conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    try:
+        conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    except pg.InsufficientPrivilege:
+        raise ProjectionError(
+            f"projection {name}: this role may not create the schema {schema}: run it once with a role that may, or"
+            " GRANT CREATE ON DATABASE to this one"
+        ) from None
     before = conn.execute("SELECT current_setting('search_path')").fetchone()
     conn.execute(LOOK_IN, (schema,))
     for statement in projection.tables:
-        conn.execute(statement)
+        try:
+            conn.execute(statement)
+        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+            raise ProjectionError(
+                f"projection {name}: one of its statements fails: {error}: {' '.join(statement.split())[:80]}"
+            ) from None
     conn.execute("SELECT set_config('search_path', %s, true)", before)
     tables = [str(row[0]) for row in conn.execute(RELATIONS, (schema,)).fetchall()]
     if not tables:

@@ -52,6 +52,7 @@ logger = logging.getLogger("headway.rebuild")
 TRIES: Final = 3
 SECONDS: Final = 10.0
 """How long the right to rebuild holds without a batch: who was killed holds up the next one for so long."""
+PATIENCE: Final = SECONDS + 1.0  # seconds to wait for a right that runs out
 _SHOWN: Final = 20  # differing rows
 
 _CLAIM: Final = """
@@ -130,7 +131,7 @@ class _Rebuild:
         self._careful: dict[int, int] = {}
 
     def __enter__(self) -> _Rebuild:
-        end = time.monotonic() + SECONDS + 1
+        end = time.monotonic() + PATIENCE
         with self._store.database.session() as conn:
             with conn.transaction():
                 ensure(conn, self._projection)

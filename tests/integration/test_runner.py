@@ -241,8 +241,12 @@ def test_a_projection_that_breaks_the_rules_is_refused(store: EventStore, field:
 
 @pytest.mark.parametrize(
     "tables",
-    [("CREATE TABLE public.elsewhere (n int)",), ("CREATE TABLE t (n int)", "CREATE TYPE mood AS ENUM ('good')")],
-    ids=["with a schema", "more than tables"],
+    [
+        ("CREATE TABLE public.elsewhere (n int)",),
+        ("CREATE TABLE t (n int)", "CREATE TYPE mood AS ENUM ('good')"),
+        ("CREATE TABLE t (n inz)",),
+    ],
+    ids=["with a schema", "more than tables", "wrong SQL"],
 )
 def test_statements_that_make_something_else_are_refused(store: EventStore, tables: tuple[str, ...]) -> None:
     class Odd(JobEvents):
