@@ -17,7 +17,7 @@ import redis
 from eventstore import connections, epochs, relay_leader
 from eventstore.errors import NoSuchLog
 from eventstore.inline import NoProjection
-from eventstore.publishers import Entry, Tail
+from eventstore.publishers import Entry, PublisherUnavailable, Tail
 from eventstore.publishers.memory import InMemory
 from eventstore.publishers.redis_streams import EXPIRE_OLD, RedisStreams
 from eventstore.relay import Relay, start_relay
@@ -249,6 +249,33 @@ def test_a_publisher_that_can_not_tell_what_it_holds_goes_on_from_the_checkpoint
             last = store.head().position
             until(lambda: held(unsure)[-1:] == [last])  # noqa: B023
     assert held(unsure) == list(range(1, 21))
+
+
+class Shy(Unsure):
+    """Can't be reached at first."""
+
+    name: ClassVar[str] = "unsure"
+    refusals = 0
+
+    async def look(self, log: str, epoch: int) -> Tail:
+        if self.refusals:
+            self.refusals -= 1
+            raise PublisherUnavailable("not yet")
+        return await super().look(log, epoch)
+
+
+def test_a_term_that_fails_at_once_leaves_the_checkpoint_where_it_was(store: EventStore) -> None:
+    shy = Shy()
+    append(store, 10)
+    with start_relay(Relay(store, [shy])):
+        until(lambda: len(held(shy)) == 10)
+    shy.refusals = 3
+    with start_relay(Relay(store, [shy])):
+        until(lambda: shy.refusals < 3)
+        assert checkpoint(store, "relay:unsure")[0] == 10
+        append(store, 1)
+        until(lambda: len(held(shy)) == 11)
+    assert held(shy) == list(range(1, 12))
 
 
 def test_what_this_process_appends_is_handed_over_without_a_read(
