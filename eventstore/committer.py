@@ -23,7 +23,15 @@ from eventstore.append_call import AppendCall, settle_all
 from eventstore.append_statement import AppendStatement
 from eventstore.batch import MAX_JOB_EVENTS, Batch, Head, Known, by_job, fold_batch, to_recorded
 from eventstore.codec import Prepared
-from eventstore.errors import EventStoreError, FoldVersionMismatch, OutcomeUnknown, StoreBusy, StoreUnavailable
+from eventstore.database_errors import unavailable
+from eventstore.errors import (
+    AppendRefused,
+    EventStoreError,
+    FoldVersionMismatch,
+    OutcomeUnknown,
+    StoreBusy,
+    StoreUnavailable,
+)
 from eventstore.events import LOG_JOB, RecordedEvent
 from eventstore.inline import InlineProjection, NoProjection
 from eventstore.state_cache import StateCache
@@ -246,9 +254,16 @@ class Committer:
                 self._disconnect()
                 error = OutcomeUnknown() if unknown else unavailable(broken)
                 retry = lost or attempt <= RETRIES
+            except (psycopg.DataError, psycopg.IntegrityError) as refused:
+                if len(calls) > 1 and not unknown:
+                    # One of them is at fault: alone, it fails for itself only.
+                    self._forget()
+                    for call in calls:
+                        self._append([call])
+                    return
+                error, retry = AppendRefused(f"the database refused the append: {refused}"), False
             except psycopg.Error as refused:
-                error = StoreUnavailable(f"the database refused the append: {refused}")
-                retry = False
+                error, retry = unavailable(refused), False
             except EventStoreError as refused:
                 error, retry = refused, False
             if unknown and not isinstance(error, OutcomeUnknown):
@@ -377,8 +392,3 @@ class Committer:
     def _forget(self) -> None:
         self._head = None
         self._states.clear()
-
-
-def unavailable(error: BaseException) -> StoreUnavailable:
-    """The database can't be reached, and nothing was written. The text of libpq names host and reason, no password."""
-    return StoreUnavailable(f"PostgreSQL can't be reached: {str(error).strip() or type(error).__name__}")

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from eventstore import hot as hot_statements
 from eventstore import statements
-from eventstore.committer import unavailable
+from eventstore.database_errors import tells_of_the_server, unavailable
 from eventstore.errors import StoreUnavailable, UnsafeDurability
 from eventstore.statements import Conn
 
@@ -92,7 +92,11 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Conn]:
-        """A pooled connection, as the driver's. Raises `StoreUnavailable` when the database can't be reached."""
+        """A pooled connection, as the driver's.
+
+        Raises `StoreUnavailable` when the database can't be reached or is not well, also from inside the block; what
+        PostgreSQL says of the statements themselves goes up as it is.
+        """
         try:
             pooled = self.engine.connect()
         except sa.exc.TimeoutError:
@@ -108,8 +112,9 @@ class Database:
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if driver.closed:
                     pooled.invalidate()
-                    raise unavailable(error) from error
-                raise
+                elif not tells_of_the_server(error):
+                    raise
+                raise unavailable(error) from error
 
     def dispose(self, *, forked: bool = False) -> None:
         """Close the pool; in a forked child only put it aside: its sockets belong to the parent."""

@@ -14,6 +14,8 @@
     ├── NoSuchLog                no_such_log            the log was never created
     ├── StoreBusy                store_busy             retryable: the queue is full or the log is locked
     ├── StoreUnavailable         store_unavailable      retryable: nothing was written
+    │   └── StorageFull          storage_full           retryable: the database's disk is full, nothing was written
+    ├── AppendRefused            append_refused         the database can't hold what the call says; nothing was written
     ├── OutcomeUnknown           outcome_unknown        retryable with the same ids: the answer got lost
     ├── FoldVersionMismatch      fold_version_mismatch  retryable elsewhere: this process folds with older rules
     ├── Forked                   forked                 the call was queued in the parent process
@@ -196,6 +198,16 @@ class StoreBusy(EventStoreError):
 class StoreUnavailable(EventStoreError):
     code = "store_unavailable"
     retryable = True
+
+
+class StorageFull(StoreUnavailable):
+    code = "storage_full"
+
+
+class AppendRefused(EventStoreError):
+    """It passed every check here, and yet the database refuses it, for example a text that its encoding has not."""
+
+    code = "append_refused"
 
 
 class OutcomeUnknown(EventStoreError):

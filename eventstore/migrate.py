@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from eventstore.connections import Database
-from eventstore.errors import StoreUnavailable
+from eventstore.database_errors import unavailable
 from eventstore.statements import Conn
 
 _LOCK: Final = 7_016_996_765_293_437_281  # any constant: one migration at a time
@@ -39,7 +39,7 @@ def migrate(url: str, revision: str = "head", *, pgbouncer: bool = False) -> tup
             command.upgrade(config, revision)
             after = _revision(connection)
     except sa.exc.OperationalError as error:
-        raise StoreUnavailable(f"PostgreSQL can't be reached: {str(error.orig).strip()}") from error
+        raise unavailable(error.orig or error) from error
     finally:
         engine.dispose()
     return before, after or ""

@@ -38,7 +38,8 @@ class EventStore:
     """One log of a database: append, read, replay. Safe to share between threads, and after a fork.
 
     `projection` is folded inside each append's transaction. `log` must exist (`create_log`, or `headway logs create`).
-    All methods raise `StoreUnavailable` (retryable) when PostgreSQL can't be reached and `NoSuchLog`.
+    All methods raise `NoSuchLog`, and `StoreUnavailable` (retryable) when PostgreSQL can't be reached or is not well;
+    `StorageFull` is one of these.
     """
 
     def __init__(
@@ -99,8 +100,9 @@ class EventStore:
 
         A retry with the same event ids changes nothing and answers with the first positions. `expected` is `ANY`,
         `NO_JOB` or the job's version. A report that must not count is appended with `applied=False` and a reason.
-        Raises `InvalidEvent`, `WrongExpectedVersion`, `EventIdConflict`, `JobFull` (nothing was written), `StoreBusy`,
-        `StoreUnavailable` (nothing was written, try again), `OutcomeUnknown` (retry with the same ids, that decides).
+        Raises `InvalidEvent`, `WrongExpectedVersion`, `EventIdConflict`, `JobFull`, `AppendRefused` (nothing was
+        written), `StoreBusy`, `StoreUnavailable` (nothing was written, try again), `OutcomeUnknown` (retry with the
+        same ids, that decides).
         """
         return self.submit(self.prepare(job_id, events), expected, timeout=timeout).wait()
 

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from eventstore.batch import Head
 from eventstore.chain import GENESIS
-from eventstore.committer import unavailable
+from eventstore.database_errors import unavailable
 from eventstore.errors import ChainBroken
 from eventstore.statements import HASH_AT, Conn, find_log
 from eventstore.store import EventStore
