@@ -103,7 +103,7 @@ def _fold_step(job: JobState, event: FoldEvent, kind: str, us: int) -> str | Non
             job.touched[name] = step
         return reason
     step = job.steps[name]
-    step.updated_us = us
+    step.updated_us = later(us, step.updated_us)
     if event.seq is not None and (event.attempt is None or event.attempt == step.attempt):
         step.seq = event.seq
     if job.status == PENDING:

@@ -22,6 +22,7 @@ from projections.state import (
     WAITING,
     JobState,
     StepState,
+    in_plan_order,
     json_text,
 )
 from projections.tree import end_attempt, move
@@ -122,7 +123,7 @@ def _reopened(job: JobState, event: FoldEvent, us: int) -> str | None:
         return IS_OVER
     if job.status not in JOB_ENDED:
         return ALREADY
-    for step in job.steps.values():
+    for step in in_plan_order(job.steps.values()):
         if step.status == ABANDONED and step.group is None:
             renew(job, step, us)
     job.status = RUNNING
@@ -155,7 +156,7 @@ def run(job: JobState, us: int) -> None:
 
 def end(job: JobState, status: str, us: int) -> None:
     """The job has ended. What is open is abandoned: no spinner outlives its job."""
-    for step in job.steps.values():
+    for step in in_plan_order(job.steps.values()):
         if step.group is None and step.status in OPEN:
             at = later(us, step.updated_us)
             if step.open:

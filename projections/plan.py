@@ -28,6 +28,7 @@ from projections.state import (
     GroupState,
     JobState,
     StepState,
+    in_plan_order,
 )
 from projections.tree import (
     count,
@@ -277,7 +278,7 @@ def begin_plan(job: JobState) -> None:
 def below(job: JobState, step: StepState) -> list[StepState]:
     """All steps under a group."""
     children: defaultdict[str | None, list[StepState]] = defaultdict(list)
-    for each in job.steps.values():
+    for each in in_plan_order(job.steps.values()):
         if each.status != REMOVED:
             children[each.parent].append(each)
     found = list(children[step.step])

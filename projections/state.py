@@ -6,6 +6,7 @@ microseconds since 1970. Metadata and errors are kept as JSON text with sorted k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, Final
 
@@ -170,6 +171,12 @@ class JobState(Job):
         return len(self.steps) == self.steps_named
 
 
+def in_plan_order(steps: Iterable[StepState]) -> list[StepState]:
+    """The steps as the plan lists them. Where several settle at once their order decides the times of their groups, and
+    must not be the order in which they happened to be loaded."""
+    return sorted(steps, key=attrgetter("ordinal", "step"))
+
+
 _KEPT: Final = Job.__struct_fields__
 _kept: Final = attrgetter(*_KEPT)
 _encode: Final = msgspec.json.Encoder().encode
@@ -204,7 +211,7 @@ def snapshot(state: JobState) -> dict[str, Any]:
     view["percent_ppm"] = state.percent
     view["indeterminate"] = not state.planned and state.absolute is None
     _decoded(view, state)
-    steps = sorted(state.steps.values(), key=attrgetter("ordinal", "step"))
+    steps = in_plan_order(state.steps.values())
     view["steps"] = [_step_view(step) for step in steps]
     view["attempts"] = [
         _attempt_view(attempts[number])

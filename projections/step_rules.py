@@ -245,7 +245,7 @@ def _added(job: JobState, event: FoldEvent, us: int) -> str | None:
         if step.status in STEP_ENDED:
             return ENDED
         job.touched[name] = step
-        step.label = label or step.label
+        step.label = step.label if label is None else label
         if weight in (None, step.weight):
             job.plan_version += 1
         else:

@@ -150,6 +150,8 @@ def _take(job: JobState, holder: StepState, begun: bool, us: int) -> tuple[int, 
     old, new = holder.status, derive(group.counts, holder.own)
     holder.updated_us = us = later(us, holder.updated_us)
     job.touched[holder.step] = holder
+    if holder.begun and holder.started_us is None:
+        holder.started_us = us
     if new != old:
         holder.status = new
         if new in OPEN:
@@ -157,8 +159,6 @@ def _take(job: JobState, holder: StepState, begun: bool, us: int) -> tuple[int, 
                 holder.own = RUNNING if holder.open else None
                 holder.ended_us = holder.error = holder.error_stack = None
                 holder.status = new = derive(group.counts, holder.own)
-            if holder.started_us is None and holder.begun:
-                holder.started_us = us
         else:
             holder.ended_us = us
             if holder.open:

@@ -8,7 +8,6 @@ from itertools import permutations
 from random import Random
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +83,6 @@ def test_the_order_in_which_steps_lie_decides_nothing(seed: int) -> None:
         assert broken(lies_in_any_order, by_one_clock(events)) is None
 
 
-@pytest.mark.xfail(strict=True, reason="a group's updated_us depends on the order in which steps are reset below it")
 def test_the_order_in_which_steps_lie_decides_no_time_either() -> None:
     plan = [{"step": "p"}, {"step": "o", "parent": "p"}, {"step": "x", "parent": "o"}, {"step": "a", "parent": "o"}]
     events: list[Event] = [
@@ -101,7 +99,6 @@ def test_the_order_in_which_steps_lie_decides_no_time_either() -> None:
     assert all(end == ends[0] for end in ends)
 
 
-@pytest.mark.xfail(strict=True, reason="a group that runs because of a cancelled child is never said to have started")
 def test_a_group_starts_with_the_first_child_that_does() -> None:
     plan = [{"step": "g"}, *({"step": name, "parent": "g"} for name in "abc")]
     history = History().when({"type": "job.planned", "data": {"steps": plan}})
@@ -110,7 +107,6 @@ def test_a_group_starts_with_the_first_child_that_does() -> None:
     assert started["g"] == started["b"]
 
 
-@pytest.mark.xfail(strict=True, reason="step.added never stores an empty label, but compares with it")
 def test_an_empty_label_given_again_is_no_news() -> None:
     history = History().when({"type": "step.started", "step": "a", "data": {}})
     history.when({"type": "step.added", "step": "a", "data": {"label": "", "weight": 2}}, times=2)
