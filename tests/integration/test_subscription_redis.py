@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 import psycopg
 import pytest
 import redis
@@ -134,15 +135,17 @@ async def test_a_relay_that_is_dead_makes_it_slower_and_nothing_else(store, redi
 
 
 def forged(store: EventStore, kind: str) -> tuple[str, dict[str, Any]]:
-    event = store.read_log(0, limit=1)[0]
+    event, next_one = store.read_log(0, limit=2)
     good = {"job": event.job_id, "cursor": cursor_of(event, 1), "event": encode_event(event, 1)}
     return {
         "no json": ("1-0", {**good, "event": b"{"}),
         "no event": ("1-0", {"job": event.job_id, "cursor": good["cursor"]}),
         "another job": ("1-0", {**good, "job": "b"}),
         "another hash": ("1-0", {**good, "cursor": "0001_0000000000000001_00000000"}),
+        "a forged hash": ("1-0", {**good, "event": encode_event(msgspec.structs.replace(event, hash=bytes(32)), 1)}),
         "another epoch": ("1-0", {**good, "cursor": good["cursor"].replace("0001", "0002", 1)}),
         "another position": ("2-0", good),
+        "another event": ("1-0", {"job": "a", "cursor": cursor_of(next_one, 1), "event": encode_event(next_one, 1)}),
         "a part of a position": ("1-1", good),
         "the largest id": ("9223372036854775807-0", {"x": "y"}),
         "beyond the largest position": ("18446744073709551615-0", good),
@@ -152,7 +155,7 @@ def forged(store: EventStore, kind: str) -> tuple[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "no json", "no event", "another job", "another hash", "another epoch", "another position",
+        "no json", "no event", "another job", "another hash", "another epoch", "a forged hash", "another position", "another event",
         "a part of a position", "the largest id", "beyond the largest position",
     ],
 )  # fmt: skip

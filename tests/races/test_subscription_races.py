@@ -95,6 +95,25 @@ async def test_a_failover_between_resolving_a_cursor_and_reading_is_found(store)
     assert (told.value.reason, told.value.common[:21]) == ("epoch", f"0002_{3:016d}")
 
 
+# The same, but the consumer is on the part of the history that both epochs share: it goes on, and its cursors from the
+# new epoch's first event on must be the new epoch's, or they would be refused later.
+async def test_a_failover_behind_the_cursor_goes_on_with_cursors_of_the_new_epoch(store):
+    append(store, 5)
+    cursor = f"0001_{2:016d}_{store.read_log(1, limit=1)[0].hash[:4].hex()}"
+
+    def failover() -> None:
+        with closing(store.database.connect()) as conn, conn.transaction():
+            shorten(conn, store.log_id(), 3)
+            epochs.begin_epoch(conn, store.log_id(), *connections.identity(conn), store.projection)
+        append(store, 2)
+
+    async with Scripted(store, "resolve", failover).subscribe(after=cursor) as sub:
+        batch = await sub.batch()
+        assert [event.position for event in batch.events] == [3, 4, 5, 6]
+    assert batch.cursor.startswith(f"0002_{6:016d}_")
+    assert store.resolve(batch.cursor)[1] == 6
+
+
 # The head is asked for; before the answer arrives, more is appended and read: the answer is old, the log not shorter.
 async def test_an_old_answer_about_the_head_is_no_divergence(store):
     append(store, 3)
@@ -164,12 +183,16 @@ async def test_a_consumer_far_ahead_moves_the_ring_and_leaves_nobody_behind():
     waiting = asyncio.ensure_future(tail.after(here, tail.life))
     while not tail._reading:
         await anyio.sleep(0)
+    other = asyncio.ensure_future(tail.after(here, tail.life))
+    while not tail._waiting:
+        await anyio.sleep(0)
     tail._look_at = float("inf")
     for _ in range(3):
         store._shared.listeners.clear()  # nobody tells the bell
         append(store, 1_000)
     there = Cursor(3_003, 1, store.head().hash[:4].hex())
     ahead = asyncio.ensure_future(tail.after(there, tail.life))
+    assert await other is Elsewhere.BEHIND
     assert await waiting is Elsewhere.BEHIND
     append(store, 1)
     assert [event.position for event in await ahead] == [3_004]
