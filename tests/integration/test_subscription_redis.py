@@ -155,8 +155,8 @@ def forged(store: EventStore, kind: str) -> tuple[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "no json", "no event", "another job", "another hash", "another epoch", "a forged hash", "another position", "another event",
-        "a part of a position", "the largest id", "beyond the largest position",
+        "no json", "no event", "another job", "another hash", "another epoch", "a forged hash", "another position",
+        "another event",        "a part of a position", "the largest id", "beyond the largest position",
     ],
 )  # fmt: skip
 async def test_an_entry_that_no_relay_wrote_is_not_believed(store, redis_url, client, kind):
