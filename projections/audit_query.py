@@ -155,20 +155,15 @@ def _compiled(query: sa.Select[Any]) -> str:
 
 _DIALECT: Final = sa.dialects.registry.load("postgresql.psycopg")()
 
-POSITION_AT: Final = """
-WITH RECURSIVE halving (low, high) AS (
-    SELECT 0::bigint, %(head)s::bigint
-    UNION ALL
-    SELECT CASE WHEN e.recorded_at < %(moment)s THEN e.position ELSE h.low END,
-           CASE WHEN e.recorded_at < %(moment)s THEN h.high ELSE e.position - 1 END
-      FROM halving h
-      JOIN LATERAL (SELECT e.position, e.recorded_at FROM events e
-                     WHERE e.log_id = %(log_id)s AND e.position = (h.low + h.high + 1) / 2) e ON true
-     WHERE h.low < h.high
-)
-SELECT low FROM halving WHERE low = high
+CROSSED: Final = """
+SELECT min(e.position) FILTER (WHERE e.recorded_at >= %(moment)s),
+       max(e.position) FILTER (WHERE e.recorded_at < %(moment)s)
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint, %(stride)s::bigint) AS at
+ CROSS JOIN LATERAL (SELECT e.position, e.recorded_at FROM events e
+                      WHERE e.log_id = %(log_id)s AND e.position = at OFFSET 0) e
 """
-"""The last position recorded before a moment: 20 look-ups in a million. Served by events_pkey."""
+"""Among some positions the first that was recorded at a moment or later, and the last that was before. Served by
+events_pkey, a look-up for each: about 2 µs."""
 
 VERSION_AT: Final = """
 WITH RECURSIVE halving (low, high) AS (

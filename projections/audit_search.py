@@ -12,9 +12,9 @@ from eventstore.statements import Conn
 from projections.audit_filter import AuditFilter, Clock
 from projections.audit_query import (
     BY_CODE_POINT,
+    CROSSED,
     LIVES,
     NAMED,
-    POSITION_AT,
     POSITION_OF,
     VERSION_AT,
     Lane,
@@ -33,8 +33,12 @@ PIECE_TIME: Final = 0.03  # seconds that a piece should take
 CANDIDATES: Final = 250  # events at least that a query may answer before they are read for their text
 FEW: Final = 100
 """So many jobs of one prefix are looked up to see where in the log they lie."""
-SKEW: Final = timedelta(seconds=2)
-"""Writers' clocks are within 1 s of the database's (eventstore/sql/append.sql): times run backwards by 2 s at most."""
+PROBES: Final = 128
+NEAR: Final = 1_000  # events that are rather read than searched
+WIDER: Final = 4  # distances of probes
+SKEW: Final = timedelta(seconds=10)
+"""By how much times may run backwards. Writers' clocks are within 1 s of the database's (eventstore/sql/append.sql);
+the rest is for a database whose clock is corrected."""
 
 
 class Search:
@@ -136,16 +140,49 @@ class Search:
 def narrowed(conn: Conn, fixed: dict[str, Any], wanted: AuditFilter, low: int, high: int) -> tuple[int, int]:
     """The part of a range of positions in which something may pass: recorded times and the lives of a few jobs are
     ranges, too. `low` may come out above `high`, if nothing may.
-
-    A clock that was set back by more than 2 s makes a time one of the places where it was crossed.
     """
     if wanted.clock is Clock.RECORDED and wanted.since is not None:
-        low = max(low, _recorded_before(conn, fixed, high, _shifted(wanted.since, -SKEW)))
+        low = recorded_from(conn, fixed, low, high, _shifted(wanted.since, -SKEW))
     if wanted.clock is Clock.RECORDED and wanted.until is not None:
-        high = min(high, _recorded_before(conn, fixed, high, _shifted(wanted.until, SKEW)))
+        high = recorded_until(conn, fixed, low, high, _shifted(wanted.until, SKEW))
     if wanted.prefix is not None and (lives := lives_of(conn, fixed, wanted.prefix)) is not None:
         low, high = max(low, lives[0] - 1), min(high, lives[1])
     return low, high
+
+
+def recorded_from(conn: Conn, fixed: dict[str, Any], low: int, high: int, moment: datetime) -> int:
+    """A position before everything in (low, high] that was recorded at a moment or later, near to the first of it.
+
+    A clock that was set back by more than `SKEW` passes a moment twice. So this goes to the first of many probes that
+    is late enough, and some probes further back. What is written between two probes by a clock that is ahead may be
+    missed.
+    """
+    end = high
+    while end - low > NEAR:
+        stride = -(-(end - low) // PROBES)
+        first, _ = _crossed(conn, fixed, end - (end - low - 1) // stride * stride, end, stride, moment)
+        end = end if first is None else first
+        low = max(low, end - WIDER * stride)
+    return low
+
+
+def recorded_until(conn: Conn, fixed: dict[str, Any], low: int, high: int, moment: datetime) -> int:
+    """A position at or after everything in (low, high] that was recorded before a moment; see `recorded_from`."""
+    begin = low
+    while high - begin > NEAR:
+        stride = -(-(high - begin) // PROBES)
+        _, last = _crossed(conn, fixed, begin + 1, high, stride, moment)
+        begin = begin if last is None else last
+        high = min(high, begin + WIDER * stride)
+    return high
+
+
+def _crossed(
+    conn: Conn, fixed: dict[str, Any], first: int, last: int, stride: int, moment: datetime
+) -> tuple[int | None, int | None]:
+    given = fixed | {"first": first, "last": last, "stride": stride, "moment": moment}
+    row = conn.execute(CROSSED, given, binary=True).fetchone()
+    return (None, None) if row is None else (row[0], row[1])
 
 
 def lives_of(conn: Conn, fixed: dict[str, Any], prefix: str) -> tuple[int, int] | None:
@@ -158,10 +195,6 @@ def lives_of(conn: Conn, fixed: dict[str, Any], prefix: str) -> tuple[int, int] 
         return None
     row = conn.execute(LIVES, fixed | {"jobs": pgarray.text(jobs)}, binary=True).fetchone()
     return (int(row[0]), int(row[1])) if row is not None and row[0] is not None else (1, 0)
-
-
-def _recorded_before(conn: Conn, fixed: dict[str, Any], head: int, moment: datetime) -> int:
-    return _one(conn, POSITION_AT, fixed | {"head": head, "moment": moment})
 
 
 def _shifted(moment: datetime, by: timedelta) -> datetime:
