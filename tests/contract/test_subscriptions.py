@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 
 import anyio
@@ -90,8 +91,10 @@ async def test_no_event_is_missed_where_history_meets_the_live_stream(world):
     stop = threading.Event()
 
     def write() -> None:
-        while not stop.is_set():
-            world.append("a", 3)
+        for number in itertools.count():
+            if stop.wait(0.0005):
+                return
+            world.append(f"a-{number // 5_000}", 3)  # a job is full at 50,000 events
 
     world.append("a", 5)
     writer = threading.Thread(target=write)
