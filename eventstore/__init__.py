@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     )
     from eventstore.events import ANY, NO_JOB, Appended, NewEvent, RecordedEvent
     from eventstore.memory import InMemoryEventStore
+    from eventstore.publishers.redis_streams import RedisStreams
+    from eventstore.relay import Relay, start_relay
     from eventstore.store import EventStore
 
 __all__ = [
@@ -84,9 +86,12 @@ __all__ = [
     "NoSuchLog",
     "OutcomeUnknown",
     "RecordedEvent",
+    "RedisStreams",
+    "Relay",
     "StoreBusy",
     "StoreUnavailable",
     "WrongExpectedVersion",
+    "start_relay",
 ]
 
 _HOMES = {
@@ -94,6 +99,8 @@ _HOMES = {
     "cursor": ("NOW", "START", "Cursor"),
     "events": ("ANY", "NO_JOB", "Appended", "NewEvent", "RecordedEvent"),
     "memory": ("InMemoryEventStore",),
+    "publishers.redis_streams": ("RedisStreams",),
+    "relay": ("Relay", "start_relay"),
     "store": ("EventStore",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -44,7 +44,7 @@ MAX_QUEUED: Final = 10_000  # events waiting
 IDLE: Final = 60.0  # seconds until the thread ends
 CALM: Final = 8  # batches in a row whose head nobody else moved, before the fast path is tried again
 RETRIES: Final = 3
-NOTIFY_EVERY: Final = 0.01  # seconds: a NOTIFY in every transaction costs each some 60 µs
+NOTIFY_EVERY: Final = 0.003  # seconds: a NOTIFY in every transaction costs each some 60 µs
 
 Listener = Callable[[Head, Sequence[RecordedEvent]], None]
 _bare: Final = NoProjection()
