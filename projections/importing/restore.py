@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
@@ -9,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from eventstore.codec import check_job_id, prepare
+from eventstore.codec import MAX_INT, check_job_id, prepare
 from eventstore.errors import InvalidEvent
 from eventstore.events import ENDING_TYPES, LOG_JOB, NewEvent, to_us
 from projections.importing.entry import Entry
@@ -39,6 +40,7 @@ class ExportedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 _decode: Final = msgspec.json.Decoder(ExportedEvent).decode
+_LONG: Final = re.compile(rb"[0-9]{16}")
 
 
 def is_export(head: bytes) -> bool:
@@ -77,9 +79,23 @@ def read_export(source: Source, report: ImportReport, *, check: Check, max_job_e
 
 def _event(text: bytes, source: Source) -> ExportedEvent:
     try:
-        return _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        event = _decode(text)
+        return msgspec.structs.replace(event, data=_with_floats(event.data)) if _LONG.search(text) else event
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise source.refuse(f"not an exported event: {error}", source.line) from None
+
+
+def _with_floats(value: Any) -> Any:
+    """Integers beyond 2^53 as the doubles that they were: canonical JSON writes 1e16 as 10000000000000000."""
+    match value:
+        case dict():
+            return {name: _with_floats(item) for name, item in value.items()}
+        case list():
+            return [_with_floats(item) for item in value]
+        case int() if not -MAX_INT <= value <= MAX_INT:
+            return float(value)
+        case _:
+            return value
 
 
 def _check(event: ExportedEvent, check: Check, source: Source, line: int) -> None:

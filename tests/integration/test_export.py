@@ -113,6 +113,27 @@ def test_an_export_comes_back_as_the_same_events_verdicts_and_percentages(
     assert exported(other) == text
 
 
+def test_numbers_and_texts_at_their_limits_come_back(store: EventStore, other: EventStore, tmp_path: Path) -> None:
+    odd = {
+        "large": [1e16, -1.2345678901234567e20, 1e21, 1.7976931348623157e308, 2**53, -(2**53)],
+        "small": [5e-324, -0.0, 1e-7, 0.1 + 0.2],
+        "text": '\x01\x1b\u2028\ufeff🚀 推送 \\ " </script>',
+        "12345678901234567890": None,
+        "deep": [[[[[{"": [True, False]}]]]]],
+    }
+    store.append("a", [
+        NewEvent(type="job.noted", data={"level": "info", "message": "x" * 8_000, "data": odd}),
+        NewEvent(type="step.failed", step="s", data={"error": {"message": "m", "stack": "s" * 100_000}}),
+        NewEvent(type="step.started", step="推送 🚀", seq=0, attempt=2**31 - 1, occurred_at=to_datetime(-1)),
+    ])  # fmt: skip
+    path = tmp_path / "log.ndjson"
+    path.write_bytes(exported(store))
+    assert import_file(other, str(path)).changed == 0
+    assert facts(everything(other)) == facts(everything(store))
+    assert exported(other) == exported(store)
+    assert import_file(store, str(path)).known == 3
+
+
 def test_the_jobs_of_an_imported_export_are_those_of_the_first_log(
     store: EventStore, other: EventStore, tmp_path: Path
 ) -> None:
