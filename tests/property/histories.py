@@ -191,7 +191,7 @@ class _Job:
         if self.tame or rng.random() < 0.8:
             data["weight"] = rng.choice(WEIGHTS)
         if rng.random() < 0.2:
-            data["label"] = rng.choice(TEXTS) or "a label"
+            data["label"] = rng.choice(TEXTS)
         if known and name not in self.said and rng.random() < 0.4:
             ranged = {entry.get("parent") for entry in self.plan if "range" in entry}
             parents = [entry["step"] for entry in self.plan if entry["step"] not in ranged]
