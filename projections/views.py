@@ -77,11 +77,11 @@ def _step(step: StepState, attempts: dict[int, AttemptState]) -> StepView:
         ended_at=_time(step.ended_us),
         until=_time(step.until_us),
         rejected=step.rejected,
-        attempts=[_attempt(attempts[number]) for number in sorted(attempts)],
+        attempts=[attempt_view(attempts[number]) for number in sorted(attempts)],
     )
 
 
-def _attempt(attempt: AttemptState) -> AttemptView:
+def attempt_view(attempt: AttemptState) -> AttemptView:
     return AttemptView(
         attempt=attempt.attempt,
         status=attempt.status,

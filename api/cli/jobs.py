@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from api.cli.failures import NotFound
 from api.cli.lines import error_line
+from api.cli.moments import at_of, at_options, check_occurred
 from api.cli.output import (
     MARKS,
     STYLES,
@@ -27,8 +29,6 @@ from api.cli.text import shortened, visible, visible_block
 from eventstore.events import to_us
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rich.text import Text
 
     from projections.snapshots import JobSnapshot, JobSummary, StepView
@@ -42,6 +42,7 @@ STATUSES = ("pending", "running", "waiting", "completed", "failed", "cancelled")
 @click.option("--prefix", metavar="TEXT", help="Only jobs whose id begins so.")
 @click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="At most so many.")
 @click.option("--before", type=click.IntRange(min=1), metavar="P", help="The next page: older than this position.")
+@at_options
 @log_option
 @json_option
 @pass_session
@@ -52,16 +53,24 @@ def jobs(
     prefix: str | None,
     limit: int,
     before: int | None,
+    at: str | datetime | None,
+    occurred: bool,
     as_json: bool,
 ) -> None:
-    """List jobs, newest first.
+    """List jobs, newest first; with --at as they were.
 
     With --json each line is a job; give the last one's `first_position` to --before for the next page.
     """
     from projections.snapshots import encode_snapshot, list_jobs
 
+    check_occurred(occurred, at)
     with session.store() as store:
-        found = list_jobs(store, status=status, kind=kind, prefix=prefix, limit=limit, before=before)
+        if at is None:
+            found = list_jobs(store, status=status, kind=kind, prefix=prefix, limit=limit, before=before)
+        else:
+            from api.cli.time_travel import jobs_at
+
+            found = jobs_at(store, at_of(store, at), occurred, status, kind, prefix, limit, before)
     if as_json:
         for job in found:
             print_raw(encode_snapshot(job))
@@ -88,17 +97,28 @@ def jobs(
 
 @click.command()
 @click.argument("job")
+@at_options
 @log_option
 @json_option
 @pass_session
-def show(session: Session, job: str, as_json: bool) -> None:
-    """One job: its percentage, steps, attempts, and errors with their stacks."""
+def show(session: Session, job: str, at: str | datetime | None, occurred: bool, as_json: bool) -> None:
+    """One job: its percentage, steps, attempts, and errors with their stacks; with --at as it was."""
     from eventstore.codec import check_job_id
     from projections.snapshots import encode_snapshot, read_snapshot
 
     check_job_id(job)
+    check_occurred(occurred, at)
     with session.store() as store:
-        snapshot = read_snapshot(store, job)
+        if at is None:
+            snapshot = read_snapshot(store, job)
+        else:
+            from projections.as_of import job_as_of
+
+            snapshot = job_as_of(store, job, at_of(store, at), occurred=occurred)
+        if snapshot is None and at is not None:
+            raise NotFound(
+                f"there was no job {job!r} in the log {store.log} then; `headway curve {job}` shows its time"
+            )
         if snapshot is None:
             raise NotFound(f"there is no job {job!r} in the log {store.log}; `headway jobs` lists them")
     if as_json:
