@@ -65,6 +65,7 @@ class EventStore:
 
     def _reset(self) -> None:
         self._listeners: list[Listener] = []
+        self._before_close: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._committers: dict[int, Committer] = {}
         self._log_ids: dict[str, int] = {}
@@ -273,9 +274,15 @@ class EventStore:
 
         return consume(self, name, save_every=save_every, **following)
 
+    def before_close(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` when `close` begins, while the store still works: for who has something left to append."""
+        self._here()._before_close.append(callback)
+
     def close(self) -> None:
         """Append what is queued, then end the committers and close the pool."""
         owner = self._here()
+        while owner._before_close:
+            owner._before_close.pop()()
         with owner._lock:
             committers, owner._committers = list(owner._committers.values()), {}
         for committer in committers:

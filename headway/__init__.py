@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from headway.errors import HeadwayError, Misuse
 from headway.jobs import Job, current_job
@@ -55,6 +55,8 @@ __all__ = [
     "track",
 ]
 
+FLUSH: Final = 5.0  # seconds
+
 T = TypeVar("T")
 
 _reporter: Reporter | None = None
@@ -66,11 +68,15 @@ def connect(target: Any, *, log: str = "default", strict: bool = False, rate: fl
 
     At most `rate` progress reports per second and step are sent. `strict=True` raises `Misuse` for wrong arguments
     instead of one warning, for tests of your code. Connecting again sends what waits, then takes the new place.
+    A store that is closed sends what waits first, so an exception that leaves both `with` blocks is reported.
     """
     global _reporter
     reporting = hasattr(target, "send") and hasattr(target, "look")
     reporter = Reporter(target if reporting else StoreTransport(target, log=log), strict=strict, rate=rate)
     previous, _reporter = _reporter, reporter
+    before_close = getattr(getattr(target, "blocking", target), "before_close", None)
+    if before_close is not None:
+        before_close(lambda: _reporter is reporter and reporter.flush(FLUSH))
     if previous is not None:
         previous.close()
     return reporter
@@ -112,12 +118,12 @@ def track(
     return (current_step() or NO_STEP).track(items, total=total, unit=unit, message=message)
 
 
-def flush(timeout: float = 5.0) -> bool:
+def flush(timeout: float = FLUSH) -> bool:
     """Wait until all that was reported is in the log; False if that took longer than `timeout` seconds."""
     return _reporter is None or _reporter.flush(timeout)
 
 
-def close(timeout: float = 5.0) -> bool:
+def close(timeout: float = FLUSH) -> bool:
     """`flush`, then end the sender and its connection; jobs that start now are not reported."""
     global _reporter
     reporter, _reporter = _reporter, None

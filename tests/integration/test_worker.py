@@ -300,6 +300,15 @@ async def test_a_store_can_be_given_and_asynchronous_jobs_report_to_it(store: Ev
     assert store.head().position == 5
 
 
+def test_an_exception_that_closes_the_store_on_its_way_out_is_in_the_log(store: EventStore, database_url: str) -> None:
+    with pytest.raises(ZeroDivisionError), EventStore(database_url, projection=Progress()) as given:
+        headway.connect(given)
+        with headway.job("import:88") as job, job.step("fetch"):
+            raise ZeroDivisionError
+    assert [event.type for event in store.read_job("import:88")][-2:] == ["step.failed", "job.failed"]
+    headway.close()
+
+
 def test_a_plan_that_breaks_a_rule_is_one_warning_and_the_job_is_tracked_without_it(
     store: EventStore, reporter: headway.Reporter, caplog: pytest.LogCaptureFixture
 ) -> None:
