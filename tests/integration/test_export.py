@@ -23,6 +23,7 @@ from eventstore.events import LOG_JOB, NewEvent, RecordedEvent, to_datetime
 from eventstore.store import EventStore
 from projections.check import check
 from projections.exporting import Selection, export
+from projections.exporting.selection import PAGE, in_order, job_by_job
 from projections.importing import ImportRefused, import_file
 from projections.progress import Progress
 from projections.snapshots import list_jobs, read_snapshots
@@ -286,6 +287,16 @@ def test_a_job_of_many_pages_is_exported_whole(store: EventStore) -> None:
         assert len(root.findall("{*}trace")) == 1
         assert len(root.findall("{*}trace/{*}event")) == len(versions)
     assert len(ElementTree.fromstring(exported(store, form="xes")).findall("{*}trace/{*}event")) == 3_521
+
+
+def test_no_more_than_a_page_of_events_is_in_memory(store: EventStore) -> None:
+    for job in range(4):
+        store.append(f"job:{job}", [NewEvent(type="step.progressed", step="s", data={"done": n}) for n in range(900)])
+    chosen = Selection().at(3_600)
+    for read in (in_order, job_by_job):
+        pages = [page for _, page in read(store, chosen)]
+        assert max(map(len, pages)) <= PAGE
+        assert sum(map(len, pages)) == 3_600
 
 
 def test_an_id_that_no_job_can_have_is_refused(store: EventStore) -> None:

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,38 @@ def test_an_import_that_was_interrupted_anywhere_goes_on(store: EventStore, othe
     report = import_file(store, path)
     assert report.known + report.applied + sum(report.rejected.values()) == 4_500
     assert contents(store) == contents(other)
+
+
+class Interrupted:
+    """A store whose user presses Ctrl-C while the second call is made ready, the first being on its way."""
+
+    def __init__(self, inner: EventStore) -> None:
+        self._inner, self._calls = inner, 0
+
+    def prepare_many(self, events: Any, *, checked: bool = False) -> Any:
+        self._calls += 1
+        if self._calls == 2:
+            raise KeyboardInterrupt
+        return self._inner.prepare_many(events, checked=checked)
+
+    def submit(self, events: Any) -> Any:
+        return self._inner.submit(events)
+
+
+def test_what_was_on_its_way_at_ctrl_c_is_waited_for_and_counted(store: EventStore, tmp_path: Path) -> None:
+    with pytest.raises(ImportInterrupted) as stopped:
+        import_file(Interrupted(store), str(write_ndjson(tmp_path / "many.ndjson", many(250))))
+    assert stopped.value.report.settled == store.head().position == 1_000
+
+
+def test_what_was_on_its_way_at_ctrl_c_and_failed_is_left_to_the_next_import(
+    store: EventStore, shared_database: str, tmp_path: Path
+) -> None:
+    path = str(write_ndjson(tmp_path / "many.ndjson", many(250)))
+    with holding_log(shared_database, store.log), pytest.raises(ImportInterrupted) as stopped:
+        import_file(Interrupted(store), path)
+    assert stopped.value.report.settled == 0
+    assert import_file(store, path).settled == 2_500
 
 
 def test_ctrl_c_while_the_file_is_read_leaves_nothing(store: EventStore, tmp_path: Path) -> None:
