@@ -11,17 +11,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from projections.projection import Projection, ProjectionError, check_projection
+from projections.shipped import shipped
 
 GROUP: Final = "headway.projections"
 
 
 class NoSuchProjection(ProjectionError):
     code = "no_such_projection"
-
-
-def shipped() -> list[Projection]:
-    """The projections that Headway brings."""
-    return []
 
 
 def known() -> dict[str, Projection | EntryPoint]:
