@@ -9,40 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
-import psycopg
 
 from eventstore.batch import Head
 from eventstore.connections import Database
 from eventstore.cursor import Cursor, Where
-from eventstore.errors import EventStoreError, StoreUnavailable
 from eventstore.events import RecordedEvent
+from eventstore.questions import PATIENCE, Questions
 from eventstore.stream_reader import LOOK, PAGE, Stream
 from eventstore.wakeup import Bell
-
-logger = logging.getLogger("headway.live")
 
 RING: Final = 10_000  # recent events in memory
 RING_BYTES: Final = 16 * 2**20
 EVENT_BYTES: Final = 400  # of an event without its data, about
 LATE: Final = 0.2  # seconds that Redis may be behind the head
-PATIENCE: Final = 5.0  # seconds for one question to PostgreSQL from here
-GRACE: Final = 1.0  # seconds that a cancelled question gets to end in good order
-RETRY: Final = 0.1, 2.0  # seconds between questions to a PostgreSQL that is away: at first, at most
-
-P = ParamSpec("P")
-R = TypeVar("R")
+THREADS: Final = 4  # questions to PostgreSQL at once, for all who follow a log
 
 
 class Readable(Protocol):
@@ -79,7 +67,8 @@ class Tail:
         database: Database | None = getattr(store, "database", None)
         self._url = database.url if database is not None else None
         self._listen = listen and database is not None and not database.pgbouncer
-        self._limiter = anyio.CapacityLimiter(max(1, min(4, database.pool_size - 1)) if database is not None else 4)
+        threads = min(THREADS, database.pool_size - 1) if database is not None else THREADS
+        self.postgres = Questions(store.log, max(threads, 1), self._wake_all)
         self._bell: Bell | None = None
         self._forget: Callable[[], None] | None = None
         self._stream = Stream(redis_url, store.log) if redis_url else None
@@ -96,8 +85,6 @@ class Tail:
         self._due = 0  # a head that Redis had not reached at the last look
         self._reading = False
         self._waiting: dict[anyio.Event, int] = {}  # those who wait, with their positions
-        self._away_since: float | None = None
-        self._delay = RETRY[0]
 
     # -- what comes after a position --------------------------------------------------------------------------------
 
@@ -115,7 +102,7 @@ class Tail:
                 left = end - time.monotonic()
                 if left <= 0:
                     return None
-                left = min(left, self._patience(give_up_after))
+                left = min(left, self.postgres.patience(give_up_after))
                 if self._reading:
                     await self._wait(at.position, left)
                     continue
@@ -140,6 +127,27 @@ class Tail:
             return None
         start = at.position - (self._last - len(self._ring))
         return self._ring[start : start + PAGE] if start >= 0 else Elsewhere.BEHIND
+
+    def covers(self, at: Cursor) -> bool:
+        """Whether the event at a cursor is in memory, with the cursor's hash: then the cursor needs no resolving."""
+        if self._last is None or at.hash8 is None or at.epoch != self._epoch:
+            return False
+        index = at.position - (self._last - len(self._ring)) - 1
+        return 0 <= index < len(self._ring) and self._ring[index].hash[:4].hex() == at.hash8
+
+    async def goal(self, at: Cursor, until: float) -> int | None:
+        """Where the log ends now, if memory has all from a cursor on, or soon will; None to read from PostgreSQL.
+
+        Many who come back at once, each with another cursor, cost one question for all of them. None too when the
+        monotonic clock reaches `until`.
+        """
+        head = None
+        if self.covers(at):
+            with anyio.move_on_after(until - time.monotonic()):
+                head = await self.postgres.shared(self._store.head)
+        if head is None or not self.covers(at) or head.epoch != self._epoch:
+            return None
+        return head.position if at.position <= head.position <= (self._last or 0) + PAGE else None
 
     async def _wait(self, position: int, limit: float) -> None:
         woken = anyio.Event()
@@ -198,7 +206,8 @@ class Tail:
     async def _look(self, position: int) -> None:
         """Ask PostgreSQL for epoch and head. A log can't be shorter than what was known before the question."""
         known = max(position, self._last or 0, *self._waiting.values(), 0)
-        head = await self._try(self._store.head)
+        patience = LOOK if self._stream is not None and self._stream.up else PATIENCE
+        head = await self.postgres.once(self._store.head, patience=patience)
         self._look_at = time.monotonic() + LOOK
         if head is None:
             return
@@ -244,9 +253,9 @@ class Tail:
     async def _from_postgres(self, position: int, limit: float) -> None:
         bell = self._bell
         if bell is None:
-            head = self.head or await self._try(self._store.head)
+            head = self.head or await self.postgres.once(self._store.head)
             if head is None:
-                await anyio.sleep(self._backoff())
+                await anyio.sleep(self.postgres.backoff())
                 return
             bell = self._bell = Bell(self._url or "", head.log_id, listen=self._listen)
             self._forget = self._store.on_append(partial(self._appended, asyncio.get_running_loop(), bell))
@@ -267,9 +276,9 @@ class Tail:
         """One page after the ring from PostgreSQL. It begins with the event that is known, whose hash must match."""
         after, mark = self._last or 0, self._mark
         overlap = 1 if mark is not None and after > 0 else 0
-        events = await self._try(self._store.read_log, after - overlap, limit=PAGE + overlap)
+        events = await self.postgres.once(partial(self._store.read_log, after - overlap, limit=PAGE + overlap))
         if events is None:
-            await anyio.sleep(self._backoff())
+            await anyio.sleep(self.postgres.backoff())
             return False
         if after != self._last or mark != self._mark:
             return False
@@ -284,88 +293,7 @@ class Tail:
             self._extend(fresh)
         return bool(fresh)
 
-    # -- PostgreSQL, which may be away ------------------------------------------------------------------------------
-
-    async def ask(self, call: Callable[[], R], *, until: float = math.inf, give_up_after: float = math.inf) -> R | None:
-        """Run a reading function of the store in a thread, again and again while PostgreSQL is away.
-
-        None when the monotonic clock reaches `until`. Raises `StoreUnavailable` after `give_up_after` seconds.
-        """
-        while True:
-            with anyio.move_on_after(min(until - time.monotonic(), give_up_after)) as scope:
-                try:
-                    answer = await self._run(call)
-                except (EventStoreError, psycopg.OperationalError, psycopg.InterfaceError) as error:
-                    self._lost(error)
-                else:
-                    self._back()
-                    return answer
-            if scope.cancelled_caught and time.monotonic() < until:
-                self._lost(StoreUnavailable(f"no answer for {give_up_after:g} s"))
-            pause = min(self._backoff(), self._patience(give_up_after), until - time.monotonic())
-            if pause <= 0:
-                return None
-            await anyio.sleep(pause)
-
-    async def _try(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """Ask once, and not for long; None if there is no answer."""
-        try:
-            with anyio.fail_after(PATIENCE):
-                answer = await self._run(partial(function, *args, **kwargs))
-        except (EventStoreError, psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
-            self._lost(error)
-            return None
-        self._back()
-        return answer
-
-    async def _run(self, call: Callable[[], R]) -> R:
-        """Run it in a thread. Cancelled, it waits a moment for the answer, so that the connection goes back whole."""
-        loop, over, began = asyncio.get_running_loop(), asyncio.Event(), []
-
-        def run() -> R:
-            began.append(True)
-            try:
-                return call()
-            finally:
-                try:
-                    loop.call_soon_threadsafe(over.set)
-                except RuntimeError:
-                    pass  # the loop was closed under us
-
-        try:
-            return await anyio.to_thread.run_sync(run, limiter=self._limiter, abandon_on_cancel=True)
-        finally:
-            if began and not over.is_set():
-                with anyio.move_on_after(GRACE, shield=True):
-                    await over.wait()
-
-    def _lost(self, error: Exception) -> None:
-        if isinstance(error, EventStoreError) and not error.retryable:
-            raise error
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._wake_all()
-            why = str(error).strip() or type(error).__name__
-            logger.warning("log %s: PostgreSQL is away, consumers wait for it: %s", self._store.log, why)
-
-    def _back(self) -> None:
-        if self._away_since is not None:
-            away = time.monotonic() - self._away_since
-            self._away_since, self._delay = None, RETRY[0]
-            logger.warning("log %s: PostgreSQL is back after %.1f s", self._store.log, away)
-
-    def _backoff(self) -> float:
-        self._delay = min(2 * self._delay, RETRY[1])
-        return self._delay * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
-
-    def _patience(self, give_up_after: float) -> float:
-        """Seconds that are left to wait for PostgreSQL; infinite while it answers. Raises `StoreUnavailable`."""
-        if self._away_since is None or give_up_after == math.inf:
-            return math.inf
-        left = self._away_since + give_up_after - time.monotonic()
-        if left <= 0:
-            raise StoreUnavailable(f"PostgreSQL was away for {give_up_after:g} s")
-        return left
+    # -- the end ----------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
         if self._forget is not None:

@@ -118,6 +118,7 @@ class Subscription:
         self._at: Cursor | Where = after  # up to where the log was looked at
         self._behind = True
         self._doubt = False
+        self._goal: int | None = None  # the end of the log, while it is not reached and memory has all up to it
         self._versions: dict[str, int | None] = dict.fromkeys(wanted.exact or ())
         self._handled: Cursor | Where | RecordedEvent = after
         self._handed: Cursor | RecordedEvent | None = None
@@ -228,11 +229,18 @@ class Subscription:
             at = self._at
             if self._life != tail.life or not isinstance(at, Cursor):
                 life = tail.life
+                if isinstance(at, Cursor) and not self._doubt and tail.covers(at):
+                    self._life = life
+                    continue
                 found = await self._ask(tail, end, partial(self._store.resolve, at))
                 if found is None:
                     return None
                 self._resolved(at, *found)
                 self._life = life
+            elif self._behind and not self._doubt and (goal := await tail.goal(at, end)) is not None:
+                self._behind, self._goal = False, goal
+                if at.position >= goal:
+                    return (), self._reached(at.position)
             elif self._behind:
                 return await (self._job_page(tail, end, at) if self._versions else self._log_page(tail, end, at))
             else:
@@ -242,12 +250,26 @@ class Subscription:
                     return None
                 if answer is Elsewhere.CHANGED:
                     self._life = -1
+                    self._fall_behind()
                     await anyio.sleep(random.uniform(0, _SPREAD))  # noqa: S311 - jitter, not a secret
-                elif answer is Elsewhere.BEHIND or not self._in_step(answer):
-                    self._behind = True
+                elif answer is Elsewhere.BEHIND:
+                    self._fall_behind()
+                elif not self._in_step(answer):
+                    self._fall_behind()
+                    self._doubt = True
                 else:
                     self._accept(at, answer)
-                    return answer, False
+                    return answer, self._reached(answer[-1].position)
+
+    def _fall_behind(self) -> None:
+        self._behind, self._goal = True, None
+
+    def _reached(self, position: int) -> bool:
+        """Whether this is the end of the log that was to be reached."""
+        reached = self._goal is not None and position >= self._goal
+        if reached:
+            self._goal = None
+        return reached
 
     async def ask(self, call: Callable[[], R]) -> R:
         """Run a blocking function in a thread, again and again while PostgreSQL is away, as this subscription would."""
@@ -258,7 +280,7 @@ class Subscription:
         return answer
 
     async def _ask(self, tail: Tail, end: float, call: Callable[[], R]) -> R | None:
-        return await tail.ask(call, until=end, give_up_after=self._give_up_after)
+        return await tail.postgres.ask(call, until=end, give_up_after=self._give_up_after)
 
     def _resolved(self, at: Cursor | Where, head: Head, position: int) -> None:
         """The cursor is on the log's history: it becomes one of the present epoch."""
@@ -269,7 +291,7 @@ class Subscription:
         if self._prev is at:
             self._prev = now
         self._at = self._handled = now
-        self._behind = True
+        self._fall_behind()
 
     async def _log_page(self, tail: Tail, end: float, at: Cursor) -> tuple[Sequence[RecordedEvent], bool] | None:
         """A page of the log. It begins with the event at the cursor, whose hash must be the one that is known there:
@@ -290,8 +312,7 @@ class Subscription:
         events = page[overlap:]
         if at.hash8 is None:
             self._at = at = Cursor(at.position, at.epoch, here)
-        if events:
-            self._accept(at, events)
+        self._accept(at, events)
         self._behind = len(events) == PAGE
         return events, not self._behind
 
@@ -304,8 +325,7 @@ class Subscription:
         if not self._in_step(events):
             return self._doubted(at)
         self._doubt = False
-        if events:
-            self._accept(at, events)
+        self._accept(at, events)
         self._at = reached
         return events, not self._behind
 
@@ -329,6 +349,8 @@ class Subscription:
 
     def _accept(self, at: Cursor, events: Sequence[RecordedEvent]) -> None:
         """Move on: after these events. An epoch that begins among them is the epoch of the cursors from there on."""
+        if not events:
+            return
         epoch = at.epoch or 1
         for event in events:
             if event.job_id == LOG_JOB and event.type == EPOCH_STARTED:
@@ -343,6 +365,8 @@ class Subscription:
         """Let go of connections. Asking again goes on after the last event that was handled."""
         self._rewind()
         self._life = -1
+        if self._goal is not None:
+            self._fall_behind()
         tail, self._tail = self._tail, None
         if tail is not None:
             await release(tail)
@@ -351,7 +375,8 @@ class Subscription:
         """Back to the last event that was handled."""
         if self._handed is not None:
             self._at = self._handled = parse_cursor(self.cursor)
-            self._handed, self._behind = None, True
+            self._handed = None
+            self._fall_behind()
             self._versions = dict.fromkeys(self._versions)
 
     async def __aenter__(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,12 @@ import psycopg
 import pytest
 
 from eventstore import wakeup
-from eventstore.errors import LogDiverged, StoreUnavailable
+from eventstore.errors import LogDiverged, NoSuchLog, StoreUnavailable
 from eventstore.migrate import migrate
 from eventstore.store import EventStore
 from eventstore.subscription import Subscription
 from eventstore.wakeup import Bell, bell
+from eventstore.wire import cursor_of
 from tests.support.cluster import cluster
 from tests.support.following import noted, shorten, tails, take
 
@@ -154,6 +156,50 @@ async def test_a_bell_without_a_database_polls(caplog):
     assert "geheim" not in caplog.text
 
 
+class Counting:
+    """A store that counts the questions it is asked."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self.asked: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._store, name)
+        if name not in ("head", "resolve", "read_log", "read_job", "read_job_after_position"):
+            return value
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.asked[name] += 1
+            return value(*args, **kwargs)
+
+        return counted
+
+    def subscribe(self, **following: Any) -> Subscription:
+        return EventStore.subscribe(self, **following)  # type: ignore[arg-type]
+
+
+async def test_many_who_come_back_at_once_are_served_from_memory(store, writer):
+    counting = Counting(store)
+    async with counting.subscribe(after="now") as stays:
+        await stays.batch()
+        await append(writer, 300)
+        cursors = [cursor_of(event, 1) for event in await take(stays, 300)]
+        before = counting.asked.copy()
+
+        async def come_back(number: int) -> None:
+            async with counting.subscribe(after=cursors[number], jobs="a" if number % 2 else None) as sub:
+                assert await positions(sub, 304 - number) == list(range(number + 2, 306))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(come_back, number)
+            for _ in range(5):
+                await append(writer)
+        asked = counting.asked - before
+        assert asked["resolve"] == asked["read_job_after_position"] == 0
+        assert sum(asked.values()) < 40, asked
+
+
 # -- PostgreSQL away and back -----------------------------------------------------------------------------------------
 
 
@@ -206,9 +252,14 @@ async def test_who_does_not_want_to_wait_for_postgres_is_told(store, servers):
                 admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
 
-async def test_a_database_that_was_never_migrated_is_no_outage(empty_database_url):
-    with EventStore(empty_database_url) as store, pytest.raises(psycopg.errors.UndefinedTable):
-        await store.subscribe().batch()
+async def test_a_database_that_was_not_migrated_yet_is_waited_for(empty_database_url, caplog):
+    with EventStore(empty_database_url) as store:
+        waiting = asyncio.ensure_future(store.subscribe().batch())
+        while "headway migrate" not in caplog.text:
+            await anyio.sleep(0.001)
+        await anyio.to_thread.run_sync(migrate, empty_database_url)
+        with pytest.raises(NoSuchLog):
+            await waiting
     assert tails() == []
 
 
