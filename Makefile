@@ -1,6 +1,7 @@
 # Headway. `make help` lists what there is.
 PYTHON ?= python3
 VENV   ?= .venv
+WORKERS ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -14,7 +15,7 @@ demo: $(STAMP) ## set everything up, then run a real project initialisation whil
 	@$(BIN)/headway demo
 
 test: $(STAMP) ## run the tests against real servers that it starts itself
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers
 	@$(BIN)/ruff check .
