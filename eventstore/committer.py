@@ -30,6 +30,7 @@ from eventstore.errors import (
     FoldVersionMismatch,
     OutcomeUnknown,
     StoreBusy,
+    StoreClosed,
     StoreUnavailable,
 )
 from eventstore.events import LOG_JOB, RecordedEvent
@@ -93,13 +94,13 @@ class Committer:
         self._closing = False
 
     def submit(self, call: AppendCall) -> None:
-        """Queue a whole call. Raises `StoreBusy` when 10,000 events wait already."""
+        """Queue a whole call. Raises `StoreBusy` when 10,000 events wait already, `StoreClosed` after `stop`."""
         size = len(call.events)
         with self._lock:
             if self._queued and self._queued + size > MAX_QUEUED:
                 raise StoreBusy(f"{self._queued} events wait to be appended: try again in a moment")
             if self._closing:
-                raise StoreUnavailable("the store is closed")
+                raise StoreClosed
             self._queued += size
             self._queue.put(call)
             if self._thread is None:
@@ -131,14 +132,20 @@ class Committer:
         """Events that wait to be taken."""
         return self._queued
 
-    def close(self) -> None:
-        """Append what is queued, then end the thread and its connection."""
+    def stop(self) -> None:
+        """Take no more calls; append what is queued, then end the thread and its connection. Does not wait for that."""
         with self._lock:
             self._closing = True
-            thread = self._thread
         self._queue.put(None)
-        if thread is not None:
-            thread.join()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the thread has ended; False if `timeout` seconds were not enough."""
+        with self._lock:
+            thread = self._thread
+        if thread is None:
+            return True
+        thread.join(max(timeout, 0))
+        return not thread.is_alive()
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -208,6 +215,7 @@ class Committer:
     def _end(self) -> None:
         """Under the lock: the next thread must find no connection that this one is about to close."""
         self._disconnect()
+        self._forget()
         self._thread = None
 
     def _tell(self) -> None:
@@ -364,7 +372,7 @@ class Committer:
                 self._states.put(job_id, state)
         if self._listeners and batch.fresh:
             events = [to_recorded(event) for event in batch.fresh]
-            for listener in self._listeners:
+            for listener in tuple(self._listeners):
                 listener(batch.head, events)
 
     # -- the connection and what we know of the log -----------------------------------------------------------------

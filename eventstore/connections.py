@@ -25,6 +25,7 @@ from eventstore.statements import Conn
 logger = logging.getLogger("headway.connections")
 
 CONNECT_TIMEOUT: Final = 5  # seconds
+TCP_USER_TIMEOUT: Final = 10_000  # milliseconds; keepalive does not look while what was sent is not acknowledged
 OPTIONS: Final = (
     "-c idle_in_transaction_session_timeout=10s -c default_transaction_isolation=read\\ committed"
     " -c client_encoding=UTF8 -c plan_cache_mode=force_generic_plan"
@@ -82,6 +83,7 @@ class Database:
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=2,
+            tcp_user_timeout=TCP_USER_TIMEOUT,
             prepare_threshold=None if hot or self.pgbouncer else 5,
             **options,
         )

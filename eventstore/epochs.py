@@ -12,7 +12,7 @@ from eventstore import statements
 from eventstore.append_statement import AppendStatement
 from eventstore.batch import Request, fold_batch
 from eventstore.codec import Prepared, canonical, digest_of, uuid7
-from eventstore.errors import FoldVersionMismatch
+from eventstore.errors import FoldVersionMismatch, StoreUnavailable
 from eventstore.events import LOG_JOB
 from eventstore.inline import InlineProjection, NoProjection
 from eventstore.statements import Conn
@@ -69,13 +69,18 @@ def change_fold(conn: Conn, log_id: int, projection: InlineProjection) -> bool:
 
 
 def append_log_event(conn: Conn, log_id: int, kind: str, data: dict[str, object], projection: InlineProjection) -> None:
-    """Append what the server says of the log itself. Inside a transaction that holds the log's row."""
+    """Append what the server says of the log itself. Inside a transaction that holds the log's row.
+
+    Raises `StoreUnavailable` if it was not appended; the transaction must not commit then.
+    """
     head = statements.read_head(conn, log_id)
     states = NoProjection().load(conn, log_id, {LOG_JOB: ()})
     requests = [Request([log_event(kind, data)])]
     batch = fold_batch(head, requests, {}, states, projection, recorded_us=head.now_us)
     statement = AppendStatement(projection.write_ctes)
-    statement.run(conn, head, batch.head, batch.fresh, projection.rows(log_id, []), notify=True)
+    if statement.run(conn, head, batch.head, batch.fresh, projection.rows(log_id, []), notify=True) is None:
+        # The row is ours, so what was lost is the comparison of clocks: this process stood still for a second.
+        raise StoreUnavailable(f"{kind} could not be recorded in time, nothing was changed: try again")
 
 
 def log_event(kind: str, data: dict[str, object]) -> Prepared:

@@ -16,6 +16,7 @@
     ├── StoreUnavailable         store_unavailable      retryable: nothing was written
     │   └── StorageFull          storage_full           retryable: the database's disk is full, nothing was written
     ├── AppendRefused            append_refused         the database can't hold what the call says; nothing was written
+    ├── StoreClosed              store_closed           this store was closed; make a new one
     ├── OutcomeUnknown           outcome_unknown        retryable with the same ids: the answer got lost
     ├── FoldVersionMismatch      fold_version_mismatch  retryable elsewhere: this process folds with older rules
     ├── Forked                   forked                 the call was queued in the parent process
@@ -208,6 +209,13 @@ class AppendRefused(EventStoreError):
     """It passed every check here, and yet the database refuses it, for example a text that its encoding has not."""
 
     code = "append_refused"
+
+
+class StoreClosed(EventStoreError):
+    code = "store_closed"
+
+    def __init__(self) -> None:
+        super().__init__("this store was closed: make a new one")
 
 
 class OutcomeUnknown(EventStoreError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -14,7 +16,7 @@ from eventstore.codec import Prepared, check_job_id, check_log, prepare
 from eventstore.committer import Committer, Listener
 from eventstore.connections import Database
 from eventstore.cursor import Cursor, Where
-from eventstore.errors import InvalidEvent, StoreBusy
+from eventstore.errors import InvalidEvent, StoreBusy, StoreClosed
 from eventstore.events import ANY, LOG_JOB, NO_JOB, Appended, Expected, NewEvent, RecordedEvent
 from eventstore.history import resolve
 from eventstore.inline import InlineProjection, NoProjection
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from eventstore.consumer import Consumer
     from eventstore.filters import Following
     from eventstore.subscription import Subscription
+
+logger = logging.getLogger("headway.store")
 
 MAX_CALL: Final = 1_000  # events in one call
 MAX_COMMITTERS: Final = 16
@@ -61,6 +65,7 @@ class EventStore:
         self._max_job_events = max_job_events
         self._allow_unsafe = allow_unsafe
         self._owner = self
+        self._closed = False
         self._reset()
 
     def _reset(self) -> None:
@@ -78,6 +83,8 @@ class EventStore:
             owner.database.dispose(forked=True)
             connections.INHERITED.append(owner._committers)
             owner._reset()
+        if owner._closed:
+            raise StoreClosed
         return owner
 
     def for_log(self, log: str) -> EventStore:
@@ -167,7 +174,7 @@ class EventStore:
     def on_append(self, listener: Listener) -> Callable[[], None]:
         """Call `listener(head, events)` after each commit of this process, in the committer's thread; be quick.
 
-        Returns a function that ends it; while it does, another listener may miss a batch.
+        Returns a function that ends it.
         """
         listeners = self._here()._listeners
         listeners.append(listener)
@@ -278,15 +285,29 @@ class EventStore:
         """Call `callback()` when `close` begins, while the store still works: for who has something left to append."""
         self._here()._before_close.append(callback)
 
-    def close(self) -> None:
-        """Append what is queued, then end the committers and close the pool."""
-        owner = self._here()
+    def close(self, timeout: float = TIMEOUT) -> None:
+        """Append what is queued, then end the committers and close the pool. Closing twice is no error.
+
+        A database that hangs is waited for at most `timeout` seconds; who still waits for an append then hears of it at
+        its deadline. Using the store afterwards raises `StoreClosed`.
+        """
+        try:
+            owner = self._here()
+        except StoreClosed:
+            return
         while owner._before_close:
             owner._before_close.pop()()
         with owner._lock:
-            committers, owner._committers = list(owner._committers.values()), {}
+            owner._closed = True
+            committers = list(owner._committers.values())
         for committer in committers:
-            committer.close()
+            committer.stop()
+        end = time.monotonic() + timeout
+        late = [committer for committer in committers if not committer.join(end - time.monotonic())]
+        if late:
+            logger.warning(
+                "%d logs: the last append is still on its way after %g s, it is not waited for", len(late), timeout
+            )
         owner.database.dispose()
 
     def __enter__(self) -> EventStore:

@@ -567,6 +567,7 @@ def test_listeners_get_each_batch_once_in_order_with_the_head(store):
     event = noted("3", event_id=uuid.uuid4())
     store.append("b", [event])
     store.append("b", [event])
+    stored = store.read_log()
     store.close()
     assert [position for position, _ in seen] == [2, 3]
-    assert [e for _, events in seen for e in events] == store.read_log()
+    assert [e for _, events in seen for e in events] == stored

@@ -18,6 +18,7 @@ from eventstore.errors import (
     FoldVersionMismatch,
     OutcomeUnknown,
     StoreBusy,
+    StoreClosed,
     StoreUnavailable,
     WrongExpectedVersion,
 )
@@ -303,11 +304,44 @@ def test_closing_a_store_appends_what_is_queued(stores, shared_database, log, wa
         committer = store.committer()
         closing = Doing(store.close)
         wait_until(lambda: committer._closing, "the store closes")
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreClosed):
             committer.submit(calls[0])
     closing.result()
     assert [call.wait()[0].position for call in calls] == [1, 2, 3]
     assert dense(stores[1]) == ["0", "1", "2"]
+
+
+def test_a_closed_store_stays_closed(stores, log):
+    store, other = stores[0], stores[0].for_log(log)
+    store.append("a", [noted()])
+    other.close()
+    for action in (store.head, store.read_log, store.create_log, lambda: store.append("a", [noted()])):
+        with pytest.raises(StoreClosed):
+            action()
+    store.close()
+    assert stores[1].head().position == 1
+
+
+def test_a_server_that_hangs_does_not_hold_up_the_end(database_url, caplog):
+    watcher = Watcher(database_url)
+    with EventStore(database_url, pool_size=1) as store, psycopg.connect(database_url, autocommit=True) as conn:
+        store.create_log()
+        conn.execute(
+            "CREATE TABLE hanging AS SELECT 600 AS seconds; CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql"
+            " AS $$ BEGIN PERFORM pg_sleep(seconds) FROM hanging; RETURN NULL; END $$"
+        )
+        conn.execute("CREATE TRIGGER hang BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION hang()")
+        call, committer = store.submit(store.prepare("a", [noted()])), store.committer()
+        hanging = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        (pid,) = wait_until(lambda: conn.execute(hanging).fetchone(), "the append hangs")
+        Doing(lambda: store.close(timeout=0.1)).result()
+        assert "still on its way" in caplog.text
+        assert committer.running
+        conn.execute("DELETE FROM hanging")
+        watcher.kill(pid)
+        assert call.wait()[0].position == 1
+        assert committer.join(15)
+    watcher.close()
 
 
 # -- committers come and go -------------------------------------------------------------------------------------------
