@@ -29,7 +29,7 @@ from eventstore.wakeup import Bell
 RING: Final = 10_000  # recent events in memory
 RING_BYTES: Final = 16 * 2**20
 EVENT_BYTES: Final = 400  # of an event without its data, about
-LATE: Final = 0.2  # seconds that Redis may be behind the head
+LATE: Final = 0.4  # seconds that Redis may be behind the head
 THREADS: Final = 4  # questions to PostgreSQL at once, for all who follow a log
 
 
@@ -83,6 +83,7 @@ class Tail:
         self._mark: str | None = None  # the first 8 hex digits of the hash there
         self._look_at = 0.0
         self._due = 0  # a head that Redis had not reached at the last look
+        self._drained = False  # whether Redis had no more at the last read
         self._reading = False
         self._waiting: dict[anyio.Event, int] = {}  # those who wait, with their positions
 
@@ -221,7 +222,7 @@ class Tail:
         if self._stream is None or not self._stream.up or last is None or head.position <= last:
             self._due = 0
             return
-        if last < self._due:
+        if last < self._due and self._drained:
             self._stream.late(f"it ends at position {last}, the log at {head.position}")
         self._due = head.position
         self._look_at = time.monotonic() + LATE
@@ -229,6 +230,7 @@ class Tail:
     async def _from_stream(self, stream: Stream, limit: float) -> None:
         after, epoch = self._last or 0, self._epoch or 1
         entries = await stream.read(epoch, after, limit)
+        self._drained = len(entries) < PAGE
         if after != self._last or epoch != self._epoch or not entries:
             return
         good: list[RecordedEvent] = []
