@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -20,8 +21,10 @@ from psycopg.rows import dict_row
 
 from eventstore.checkpoints import Checkpoints
 from eventstore.errors import CheckpointMoved, InvalidCursor, InvalidFilter, LogDiverged, NoSuchConsumer
+from eventstore.publishers.redis_streams import RedisStreams
+from eventstore.relay import Relay, start_relay
 from eventstore.store import EventStore
-from tests.support.following import noted, shorten
+from tests.support.following import noted, shorten, tails, until_idle
 
 pytestmark = pytest.mark.anyio
 
@@ -337,8 +340,6 @@ async def test_a_consumer_beyond_a_restored_log_is_told_the_last_common_cursor(s
 
 async def ended(store: EventStore) -> None:
     """Wait until what a loop left behind is closed: that happens in the event loop, soon after it."""
-    from tests.support.following import tails
-
     while tails():
         await anyio.sleep(0.001)
 
@@ -349,9 +350,9 @@ CONSUMER = """
 import sys, anyio, psycopg
 from eventstore.store import EventStore
 
-async def main(url, last):
+async def main(url, last, redis_url):
     store = EventStore(url)
-    consumer = store.consume("billing")
+    consumer = store.consume("billing", redis_url=redis_url or None)
     with psycopg.connect(url) as conn:
         async for event in consumer:
             conn.execute("INSERT INTO effects (position) VALUES (%s)", (event.position,))
@@ -360,11 +361,20 @@ async def main(url, last):
             if event.position == last:
                 return
 
-anyio.run(main, sys.argv[1], int(sys.argv[2]))
+anyio.run(main, sys.argv[1], int(sys.argv[2]), sys.argv[3])
 """
 
 
-def test_a_consumer_that_is_killed_has_each_effect_exactly_once(store, database_url):
+@pytest.mark.parametrize("live", ["notify", "redis"])
+def test_a_consumer_that_is_killed_has_each_effect_exactly_once(store, database_url, redis_url, live):
+    with ExitStack() as stack:
+        if live == "redis":
+            stack.callback(until_idle, store)
+            stack.enter_context(start_relay(Relay(store, [RedisStreams(redis_url)])))
+        kill_and_check(store, database_url, redis_url if live == "redis" else "")
+
+
+def kill_and_check(store: EventStore, database_url: str, redis_url: str) -> None:
     total = 600
     done = threading.Event()
 
@@ -377,7 +387,7 @@ def test_a_consumer_that_is_killed_has_each_effect_exactly_once(store, database_
     writer.start()
     kills = 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", CONSUMER, database_url, str(total)])
+        process = subprocess.Popen([sys.executable, "-c", CONSUMER, database_url, str(total), redis_url])
         if kills < 3:
             reached = len(effects(store)) + 40  # killed wherever it is when it has done some more
             while process.poll() is None and len(effects(store)) < reached:
