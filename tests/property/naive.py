@@ -297,15 +297,15 @@ class Naive:
 
     def rebase_changed(self, before: dict[str | None, Any], skip_root: bool = False) -> None:
         """Deepest first: a group whose children or weights changed goes on from its mark with what is missing now."""
-        for name in sorted(before, key=self.depth, reverse=True):
+        groups = [None, *(name for name, step in self.steps.items() if step.there and step.group)]
+        for name in sorted(groups, key=self.depth, reverse=True):
+            if name is None and (skip_root or not self.planned):
+                continue
             group = self.group(name)
-            if name is not None and not (group.there and group.group):
-                continue
-            if before[name] == self.shape(name) or (name is None and (skip_root or not self.planned)):
-                continue
-            if name is None:
-                group.mark = max(group.mark, self.shown)
-            group.base, group.rem0 = group.mark, self.rem(name)
+            if name in before and before[name] != self.shape(name):
+                if name is None:
+                    group.mark = max(group.mark, self.shown)
+                group.base, group.rem0 = group.mark, self.rem(name)
             if self.names(name):
                 self.settle_marks(name)
 
