@@ -26,6 +26,10 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     text = str(error).strip() or type(error).__name__
     state = getattr(error, "sqlstate", None)
     if state is None:
+        if "unsupported startup parameter" in text:
+            text += (
+                "\n  if there is a PgBouncer in between, set HEADWAY_PGBOUNCER=1 (in code: EventStore(pgbouncer=True))"
+            )
         return StoreUnavailable(f"PostgreSQL can't be reached: {text}")
     text = text.partition("\n")[0]
     if state == _FULL:

@@ -137,7 +137,8 @@ class WrongExpectedVersion(EventStoreError):
     code = "wrong_expected_version"
 
     def __init__(self, job_id: str, expected: object, actual: int) -> None:
-        super().__init__(f"job {job_id!r} is at version {actual}, expected {expected}: read it again, then decide anew")
+        wanted = expected if isinstance(expected, int) else "no job"
+        super().__init__(f"job {job_id!r} is at version {actual}, expected {wanted}: read it again, then decide anew")
         self.job_id, self.expected, self.actual = job_id, expected, actual
 
 

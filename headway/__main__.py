@@ -6,6 +6,7 @@ what would be imported under each of our names is compared with what lies beside
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,12 +44,30 @@ def leave_working_folder_out() -> None:
         del sys.path[0]
 
 
+def fill_closed_streams() -> None:
+    """A standard stream that the caller closed (`headway … >&-`) becomes the null device.
+
+    Else the next file or socket that is opened gets its number, and whoever writes to standard output writes there.
+    """
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def main() -> int:
     """Run the command line with this process's arguments; returns the exit code."""
+    fill_closed_streams()
     if wrong := shadowed():
         print(f"headway: {wrong}", file=sys.stderr)
         return 1
-    from api.cli import run
+    try:
+        from api.cli import run
+    except KeyboardInterrupt:
+        return 130
 
     return run()
 

@@ -104,6 +104,8 @@ def database(wiring: Wiring) -> Iterator[Finding]:
             conn = store.database.connect()
         except psycopg.Error as error:
             advice = "is it running, is the address right, may this machine reach it?"
+            if "unsupported startup parameter" in str(error):
+                advice = "this looks like PgBouncer: set HEADWAY_PGBOUNCER=1"
             if points_here(settings):
                 advice = "these are the embedded servers and they are down: headway up"
             yield checks.bad("postgresql", f"{hide(where.database_url)}: {one_line(error)}", advice)

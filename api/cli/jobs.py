@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from projections.snapshots import JobSnapshot, JobSummary, StepView
 
+ROOMY = 80  # columns; below that `jobs` keeps to id, status and percentage
 STATUSES = ("pending", "running", "waiting", "completed", "failed", "cancelled")
 
 
@@ -78,14 +79,20 @@ def jobs(
     if not found:
         click.echo("no jobs" if status is kind is prefix is None else "no such jobs", err=True)
         return
-    table = columns("JOB", "STATUS", "", "", "STEPS", "AGE", "TITLE", right=("STEPS", "AGE"), fold=("JOB", "TITLE"))
+    wide = console().width >= ROOMY
+    room = ("STEPS", "AGE", "TITLE") if wide else ()
+    table = columns("JOB", "STATUS", *([""] if wide else []), "", *room, right=("STEPS", "AGE"), fold=("JOB", "TITLE"))
     now = time.time_ns() // 1_000
     for job in found:
+        percent = f"{percent_text(ppm(job.percent)):>7}"
+        if not wide:
+            table.add_row(visible(job.job_id), status_text(job.status), percent)
+            continue
         table.add_row(
             visible(job.job_id),
             status_text(job.status),
             bar(ppm(job.percent), 10),
-            f"{percent_text(ppm(job.percent)):>7}",
+            percent,
             f"{job.steps_done}/{job.steps_total}",
             span(now - to_us(job.created_at)),
             visible(job.title or ""),

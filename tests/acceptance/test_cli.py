@@ -227,6 +227,16 @@ def on_a_terminal(
     return process.wait(20), written.decode()
 
 
+@pytest.mark.parametrize("columns", [24, 40, 80])
+def test_the_list_of_jobs_shows_their_ids_on_a_narrow_terminal(
+    columns: int, store: EventStore, database_url: str
+) -> None:
+    store.append("build:4", [NewEvent(type="job.started")])
+    _, written = on_a_terminal(columns, 24, "jobs", DATABASE_URL=database_url, NO_COLOR="1")
+    ids = "".join(line[:8].strip() if columns > 24 else line[:4].strip() for line in written.splitlines()[1:])
+    assert "build:4" in ids.replace(" ", "")
+
+
 EVIL = "\x1b]52;c;aGk=\x07\x1b[2J\rok \x9b31m \u202egnp"
 
 
@@ -328,6 +338,20 @@ def test_a_foreign_module_that_comes_first_is_named_with_what_to_do(
 def test_a_namespace_folder_without_init_does_not_shadow(tmp_path: Path) -> None:
     (tmp_path / "api").mkdir()
     assert headway("--version", PYTHONPATH=str(tmp_path)).stdout.startswith("headway ")
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_the_null_device(closed: str, store: EventStore, database_url: str) -> None:
+    store.append("b", [NewEvent(type="job.started")])
+    said = subprocess.run(
+        ["sh", "-c", f'"{HEADWAY}" show b {closed}'],
+        env=environment(DATABASE_URL=database_url), capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert (said.returncode, said.stderr) == (0, "")
+    assert ("▸ running" in said.stdout) == (closed in ("2>&-", "<&-"))
 
 
 # -- help -----------------------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ def test_an_expected_version_decides(cli: Cli) -> None:
     cli("append", "b", "job.noted", "--data", '{"level": "info"}', "--message", "m", "--expected", "1")
     said = cli("append", "b", "job.completed", "--expected", "1", code=1)
     assert "is at version 2, expected 1" in said.err
+    said = cli("append", "b", "job.completed", "--expected", "no-job", code=1)
+    assert "is at version 2, expected no job" in said.err
     cli("append", "b", "job.completed", "--expected", "one", code=2)
 
 

@@ -100,6 +100,7 @@ def test_a_text_that_the_database_cannot_hold_fails_for_itself_only_and_is_not_t
     ("error", "text"),
     [
         (psycopg.OperationalError("connection refused"), "can't be reached: connection refused"),
+        (psycopg.OperationalError("FATAL:  unsupported startup parameter: options"), "set HEADWAY_PGBOUNCER=1"),
         (pg.TooManyConnections("sorry, too many clients already"), "takes no more connections"),
         (pg.CannotConnectNow("the database system is starting up"), "starting or stopping"),
         (pg.ReadOnlySqlTransaction("cannot execute INSERT"), "connect to the primary"),
