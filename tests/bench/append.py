@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import time
 from typing import Any
 
 from tests.bench.contenders import Eventsourcing, Headway, NaiveUpdate
-from tests.bench.measure import Figure, alternate, run_callers
+from tests.bench.measure import Figure, alternate, figure, run_callers, run_tasks
 from tests.bench.report import Report
 
 
@@ -19,16 +20,23 @@ def run(url: str, report: Report, *, seconds: float, rounds: int) -> None:
     _lines(report, "1 caller × 1", [ours, naive], one)
     report.ratio("1 caller: ours / naive UPDATE", one[0].rate / one[1].rate, 0.5)
 
-    many = alternate([ours, naive, peer], callers=32, batch=1, seconds=seconds, rounds=rounds)
-    _lines(report, "32 callers × 1", [ours, naive, peer], many)
-    report.ratio("32 callers: ours / naive UPDATE", many[0].rate / many[1].rate, 1.5)
-    report.ratio("32 callers: ours / eventsourcing", many[0].rate / many[2].rate, 10)
+    parts = [
+        (alternate([ours, naive, peer], callers=32, batch=1, seconds=seconds, rounds=1), _tasks(ours, 32, seconds))
+        for _ in range(rounds)
+    ]
+    threads, updates, recorder = (median(part[0][place].rate for part in parts) for place in range(3))
+    tasks = median(part[1].rate for part in parts)
+    _lines(report, "32 threads × 1", [ours, naive, peer], parts[0][0])
+    report.figure("headway, 32 tasks × 1", parts[0][1])
+    report.ratio("32 callers (tasks): ours / naive UPDATE", tasks / updates, 1.5)
+    report.ratio("32 callers (threads): ours / naive UPDATE", threads / updates, 1.5)
+    report.ratio("32 callers (tasks): ours / eventsourcing", tasks / recorder, 10)
+    report.ratio("32 callers (threads): ours / eventsourcing", threads / recorder, 10)
 
-    few_many = [alternate([ours], callers=n, batch=1, seconds=seconds, rounds=1)[0] for n in (32, 256) * rounds]
-    report.figure("ours, 256 callers × 1", few_many[1])
-    report.ratio(
-        "256 callers / 32 callers", max(f.rate for f in few_many[1::2]) / max(f.rate for f in few_many[::2]), 1.4
-    )
+    few_many = [_tasks(ours, callers, seconds) for callers in (32, 256) * rounds]
+    report.figure("headway, 256 tasks × 1", few_many[1])
+    few, many = (median(one.rate for one in few_many[start::2]) for start in (0, 1))
+    report.ratio("256 callers / 32 callers (tasks)", many / few, 1.4)
 
     for batch in (100, 1_000):
         pair = alternate([ours, peer], callers=1, batch=batch, seconds=seconds, rounds=rounds)
@@ -47,8 +55,18 @@ def run(url: str, report: Report, *, seconds: float, rounds: int) -> None:
 
 
 def _lines(report: Report, title: str, contenders: list[Any], figures: list[Figure]) -> None:
-    for contender, figure in zip(contenders, figures, strict=True):
-        report.figure(f"{contender.name}, {title}", figure)
+    for contender, one in zip(contenders, figures, strict=True):
+        report.figure(f"{contender.name}, {title}", one)
+
+
+def _tasks(ours: Headway, callers: int, seconds: float) -> Figure:
+    async def run() -> tuple[float, list[float]]:
+        writes = [ours.async_writer(caller) for caller in range(callers)]
+        await run_tasks(writes, 1, 0.5)
+        return await run_tasks(writes, 1, seconds)
+
+    rate, latencies = asyncio.run(run())
+    return figure([rate], sorted(latencies))
 
 
 def _processes(url: str, *, processes: int, callers: int, seconds: float) -> float:

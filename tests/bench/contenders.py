@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from eventstore.aio import AsyncEventStore
 from eventstore.events import NewEvent
 from eventstore.inline import NoProjection
 from eventstore.store import EventStore
 
 Write = Callable[[], None]
+AsyncWrite = Callable[[], Awaitable[None]]
 
 
 class Contender(Protocol):
@@ -53,6 +55,16 @@ class Headway:
             job = f"bench:{name}:{batch}:{caller}:{tick // per_job}"
             at = tick % per_job * batch
             self.store.append(job, [progress(at + i) for i in range(batch)])
+
+        return write
+
+    def async_writer(self, caller: int) -> AsyncWrite:
+        """The same through the asynchronous shell, one event at a time."""
+        shell, job, ticks = AsyncEventStore(self.store), f"bench:{next(self._run)}:tasks:{caller}", itertools.count()
+
+        async def write() -> None:
+            tick = next(ticks)
+            await shell.append(f"{job}:{tick // 40_000}", [progress(tick % 40_000)])
 
         return write
 

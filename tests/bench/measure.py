@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.bench.contenders import Contender, Write
+from tests.bench.contenders import AsyncWrite, Contender, Write
 
 
 class Figure(msgspec.Struct):
@@ -63,6 +64,22 @@ def alternate(
             rates[index].append(rate)
             latencies[index] += took
     return [figure(r, sorted(t)) for r, t in zip(rates, latencies, strict=True)]
+
+
+async def run_tasks(writes: Sequence[AsyncWrite], batch: int, seconds: float) -> tuple[float, list[float]]:
+    """As `run_callers`, with a task for each caller."""
+    latencies: list[float] = []
+    began = time.perf_counter()
+
+    async def loop(write: AsyncWrite) -> None:
+        while (start := time.perf_counter()) - began < seconds:
+            await write()
+            latencies.append(time.perf_counter() - start)
+
+    async with asyncio.TaskGroup() as group:
+        for write in writes:
+            group.create_task(loop(write))
+    return len(latencies) * batch / (time.perf_counter() - began), latencies
 
 
 def figure(rates: list[float], latencies: list[float]) -> Figure:
