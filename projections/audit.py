@@ -32,7 +32,7 @@ from projections.audit_search import Search
 MAX_PAGE: Final = 1_000  # events
 SCAN: Final = 500_000
 """Events that a request looks at, at most: of the log, of the job, or of the rejected ones."""
-BUDGET: Final = 0.1  # seconds, after which a request looks at no further piece
+BUDGET: Final = 0.08  # seconds, after which a request looks at no further piece
 
 EVERYTHING: Final = AuditFilter()
 Place = str | int | Cursor | Where | None

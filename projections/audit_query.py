@@ -73,16 +73,17 @@ def _any(column: str, name: str) -> sa.ColumnElement[bool]:
 _e: Final = EVENTS.c
 _MOMENT: Final = sa.TIMESTAMP(timezone=True)
 _happened = sa.func.coalesce(_e.occurred_at, _e.recorded_at)
+_ZERO: Final[sa.ColumnElement[Any]] = sa.literal_column("interval '0'")
 _DATA: Final = sa.cast(_e.data, sa.Text).collate("C")
 
 CONDITIONS: Final[dict[str, sa.ColumnElement[bool]]] = {
-    "recorded_since": _e.recorded_at >= _bind("recorded_since", _MOMENT),
-    "recorded_until": _e.recorded_at < _bind("recorded_until", _MOMENT),
+    "recorded_since": _e.recorded_at - _bind("recorded_since", _MOMENT) >= _ZERO,
+    "recorded_until": _e.recorded_at - _bind("recorded_until", _MOMENT) < _ZERO,
     "applied": _e.applied.is_(sa.true()),
     "rejected": sa.not_(_e.applied),
     "types": _any("type", "types"),
     "reasons": _any("reason", "reasons"),
-    "prefix": sa.func.starts_with(_e.job_id, _bind("prefix", sa.Text())),
+    "prefix": sa.func.strpos(_e.job_id.collate("C"), _bind("prefix", sa.Text())) == sa.literal_column("1"),
     "steps": _any("step", "steps"),
     "actors": _any("actor", "actors"),
     "occurred_since": _happened >= _bind("occurred_since", _MOMENT),
@@ -90,7 +91,11 @@ CONDITIONS: Final[dict[str, sa.ColumnElement[bool]]] = {
     "text": sa.func.strpos(_DATA, _bind("text", sa.Text())) > sa.literal_column("0"),
     "pattern": _DATA.regexp_match(_bind("pattern", sa.Text())),
 }
-"""In the order in which they are written: what costs more stands later. Text is compared byte by byte."""
+"""In the order in which they are written: what costs more stands later. Text is compared byte by byte.
+
+None is written so that an index could serve it: PostgreSQL would gather rows from there and sort them, page by page
+anew, where the range of the lane is read in order and left when the page is full.
+"""
 
 
 def parameters(wanted: AuditFilter) -> dict[str, Any]:
@@ -174,8 +179,8 @@ WITH RECURSIVE halving (low, high) AS (
            CASE WHEN e.position <= %(position)s THEN h.high ELSE e.version - 1 END
       FROM halving h
       JOIN LATERAL (SELECT e.version, e.position FROM events e
-                     WHERE e.log_id = %(log_id)s AND e.job_id = %(job)s AND e.version = (h.low + h.high + 1) / 2) e
-           ON true
+                     WHERE e.log_id = %(log_id)s AND e.job_id = %(job)s AND e.version = (h.low + h.high + 1) / 2
+                    OFFSET 0) e ON true
      WHERE h.low < h.high
 )
 SELECT low FROM halving WHERE low = high
@@ -215,6 +220,6 @@ SELECT min((SELECT e.position FROM events e WHERE e.log_id = %(log_id)s AND e.jo
              ORDER BY e.version LIMIT 1)),
        max((SELECT e.position FROM events e WHERE e.log_id = %(log_id)s AND e.job_id = j.job_id
              ORDER BY e.version DESC LIMIT 1))
-  FROM unnest(%(jobs)s) AS j(job_id)
+  FROM unnest(%(jobs)s::text[]) AS j(job_id)
 """
 """From the first to the last position of some jobs. Served by events_log_id_job_id_version_key, twice for each."""

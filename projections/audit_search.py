@@ -29,7 +29,7 @@ from projections.audit_text import folded, says
 PIECE: Final = 4_000  # events in the first piece; the next ones follow the speed of the last
 SMALLEST: Final = 500
 LARGEST: Final = 25_000
-PIECE_TIME: Final = 0.03  # seconds that a piece should take
+PIECE_TIME: Final = 0.02  # seconds that a piece should take
 CANDIDATES: Final = 250  # events at least that a query may answer before they are read for their text
 FEW: Final = 100
 """So many jobs of one prefix are looked up to see where in the log they lie."""
