@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
+from statistics import median
 from typing import Any
 
 from tests.bench.contenders import Eventsourcing, Headway, NaiveUpdate
