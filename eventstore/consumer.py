@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from eventstore.aio import AsyncEventStore
 from eventstore.checkpoints import Checkpoints, check_own_name
 from eventstore.cursor import format_cursor
-from eventstore.errors import EventStoreError, StoreUnavailable
+from eventstore.errors import CheckpointMoved, EventStoreError, StoreUnavailable
 from eventstore.events import RecordedEvent
 from eventstore.filters import Following
 from eventstore.store import EventStore
@@ -71,6 +71,7 @@ class Consumer:
         self._handled = ""
         self._handed = ""
         self._due = math.inf
+        self._trying: str | None = None  # a save whose answer got lost: it may be done or not
         self._iteration: object = None
 
     @property
@@ -96,7 +97,7 @@ class Consumer:
         mine = self._iteration = object()
         found = await self._first()
         self._saved = self._handled = self._handed = found
-        self._due = math.inf
+        self._due, self._trying = math.inf, None
         following = self._following.copy()
         following["after"] = found
         async with subscribe(self._store, **following) as events:
@@ -135,16 +136,29 @@ class Consumer:
     async def _save(self, *, last: bool = False) -> None:
         if self._handled == self._saved:
             return
-        cursor = self._handled
+        again = self._trying is not None
+        cursor = self._trying = self._trying or self._handled
         try:
-            await anyio.to_thread.run_sync(partial(self.checkpoints.move, self.name, cursor, expected=self._saved))
+            await anyio.to_thread.run_sync(self._move, cursor, again, abandon_on_cancel=True)
         except (StoreUnavailable, psycopg.OperationalError, psycopg.InterfaceError) as error:
             # At least once is the promise: what is not saved comes again.
             logger.info("consumer %r: not saved, tried again: %s", self.name, error)
             self._due = time.monotonic() + self._save_every
         except EventStoreError:
+            self._trying = None
             if not last:
                 raise
             logger.warning("consumer %r: its checkpoint was moved by somebody else, nothing was saved", self.name)
         else:
-            self._saved, self._due = cursor, math.inf
+            self._saved, self._trying, self._due = cursor, None, math.inf
+            if again:
+                await self._save(last=last)  # what was handled since
+
+    def _move(self, cursor: str, again: bool) -> None:
+        """`again`: a checkpoint that stands at the cursor is the work of the attempt before."""
+        try:
+            self.checkpoints.move(self.name, cursor, expected=self._saved)
+        except CheckpointMoved:
+            found = self.checkpoints.read(self.name) if again else None
+            if found is None or found.cursor != cursor:
+                raise

@@ -20,11 +20,19 @@ import sqlalchemy as sa
 from psycopg.rows import dict_row
 
 from eventstore.checkpoints import Checkpoints
-from eventstore.errors import CheckpointMoved, InvalidCursor, InvalidFilter, LogDiverged, NoSuchConsumer
+from eventstore.errors import (
+    CheckpointMoved,
+    InvalidCursor,
+    InvalidFilter,
+    LogDiverged,
+    NoSuchConsumer,
+    StoreUnavailable,
+)
 from eventstore.publishers.redis_streams import RedisStreams
 from eventstore.relay import Relay, start_relay
 from eventstore.store import EventStore
 from tests.support.following import noted, shorten, tails, until_idle
+from tests.support.sessions import Watcher, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -262,6 +270,42 @@ async def test_what_was_handled_is_saved_while_the_consumer_waits(store):
     assert (await waiting).position == 4
     await consumer.aclose()
     assert checkpoints.read("billing").position == 3
+
+
+async def test_a_consumer_whose_save_hangs_can_be_ended(store):
+    store.append("a", [noted() for _ in range(2)])
+    consumer = aiter(store.consume("billing", save_every=0.0))
+    await anext(consumer)
+    watcher = Watcher(store.database.url)
+    with transaction(store) as holder:
+        holder.execute("SELECT 1 FROM checkpoints WHERE name = 'billing' FOR UPDATE")
+        waiting = asyncio.ensure_future(anext(consumer))
+        await anyio.to_thread.run_sync(watcher.until_waiting)
+        waiting.cancel()
+        ended, _ = await asyncio.wait([waiting], timeout=15)
+        assert ended, "the consumer waits for its save"
+    pool: Any = store.database.engine.pool
+    wait_until(lambda: pool.checkedout() == 0, "the save is over")
+    watcher.close()
+
+
+async def test_a_save_whose_answer_got_lost_is_not_taken_for_somebody_elses(store, monkeypatch):
+    store.append("a", [noted() for _ in range(4)])
+    consumer = store.consume("billing", save_every=0.0)
+    move, lost = consumer.checkpoints.move, []
+
+    def losing(*args: Any, **kwargs: Any) -> None:
+        move(*args, **kwargs)
+        if not lost:
+            lost.append(args)
+            raise StoreUnavailable("the answer got lost")
+
+    monkeypatch.setattr(consumer.checkpoints, "move", losing)
+    iteration = aiter(consumer)
+    assert [(await anext(iteration)).position for _ in range(4)] == [1, 2, 3, 4]
+    await iteration.aclose()
+    assert lost
+    assert Checkpoints(store).read("billing").position == 3
 
 
 async def test_the_checkpoint_passes_what_the_filter_left_out(store):
