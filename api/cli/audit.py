@@ -138,7 +138,7 @@ def _found(
     forwards = order is Order.OLDEST_FIRST
     first = page.scanned_to
     with looking() as progress:
-        total = store.head().position - first if forwards else first
+        total = store.head().position - first if forwards else first - 1
         while not page.complete and len(found) < limit:
             after, before = (page.cursor, before) if forwards else (after, page.cursor)
             page = find(store, wanted, after=after, before=before, order=order, limit=limit - len(found))
