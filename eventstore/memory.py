@@ -17,6 +17,7 @@ from eventstore.append_call import AppendCall, settle_all
 from eventstore.batch import MAX_JOB_EVENTS, Head, Known, by_job, fold_batch, to_recorded
 from eventstore.chain import GENESIS
 from eventstore.codec import Prepared, check_job_id, check_log
+from eventstore.committer import Listener
 from eventstore.cursor import Cursor, Where, parse_cursor
 from eventstore.epochs import log_event
 from eventstore.errors import EventStoreError, FoldVersionMismatch, NoSuchLog
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from eventstore.subscription import Subscription
 
 SYSTEM: Final = "memory"
-Listener = Callable[[Head, Sequence[RecordedEvent]], None]
 
 
 def _now_us() -> int:

@@ -101,11 +101,6 @@ CREATE TRIGGER events_not_truncated BEFORE TRUNCATE ON events
     "ALTER TABLE events ENABLE ALWAYS TRIGGER events_not_truncated",
 )
 
-DROPS: Final = (
-    "DROP TABLE checkpoints, events, epochs, logs",
-    "DROP FUNCTION headway_refuse_rewrite()",
-)
-
 
 def ddl() -> list[str]:
     """The statements that make the log's tables, in order."""

@@ -26,6 +26,8 @@ import anyio
 import psycopg
 from psycopg import sql
 
+from eventstore.connections import TCP_USER_TIMEOUT
+
 logger = logging.getLogger("headway.wakeup")
 
 CHANNEL: Final = "headway"
@@ -158,6 +160,7 @@ class _Listener:
                     keepalives_idle=5,
                     keepalives_interval=2,
                     keepalives_count=2,
+                    tcp_user_timeout=TCP_USER_TIMEOUT,
                     prepare_threshold=None,
                 )
                 await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
