@@ -17,6 +17,7 @@ MAX_EXACT: Final = 100
 """Up to this many full job ids are read through the index of jobs; more are sifted from the log."""
 
 Test = Callable[[RecordedEvent], bool]
+Select = Callable[[Sequence[RecordedEvent]], Sequence[RecordedEvent]]
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +38,16 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return self.jobs
 
-    def select(self, events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
-        """The events that pass, in order."""
+    def compiled(self) -> Select:
+        """A function that gives the events that pass, in order."""
         tests = self._tests()
-        if not tests:
-            return list(events)
-        return [event for event in events if all(test(event) for test in tests)]
+        match tests:
+            case []:
+                return lambda events: events
+            case [test]:
+                return lambda events: [event for event in events if test(event)]
+            case _:
+                return lambda events: [event for event in events if all(test(event) for test in tests)]
 
     def _tests(self) -> list[Test]:
         tests: list[Test] = []

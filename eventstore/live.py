@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 import anyio
+import anyio.lowlevel
 
 from eventstore.batch import Head
 from eventstore.connections import Database
@@ -97,6 +98,9 @@ class Tail:
         `life` is the tail's when the cursor was resolved. Raises `StoreUnavailable` when PostgreSQL was away for
         `give_up_after` seconds.
         """
+        if (answer := self._answer(at, life)) is not None:
+            await anyio.lowlevel.checkpoint()  # a flood of events must not keep everybody else from running
+            return answer
         end = time.monotonic() + timeout
         try:
             while (answer := self._answer(at, life)) is None:
@@ -154,8 +158,11 @@ class Tail:
         woken = anyio.Event()
         self._waiting[woken] = position
         try:
-            with anyio.move_on_after(limit):
+            if limit == math.inf:
                 await woken.wait()
+            else:
+                with anyio.move_on_after(limit):
+                    await woken.wait()
         finally:
             del self._waiting[woken]
 

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import anyio
-import anyio.lowlevel
 import msgspec
 
 from eventstore.aio import AsyncEventStore
@@ -47,14 +46,22 @@ class CaughtUp(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What there was at once: the events that pass the filter, in order.
 
-    `cursor` is after the last event that was looked at, whether it passed or not; `epoch` is for the cursors of single
-    events (`wire.cursor_of`). `caught_up`: it reaches the end of the log, coming from behind.
+    `at` is after the last event that was looked at, whether it passed or not. `caught_up`: it reaches the end of the
+    log, coming from behind.
     """
 
-    events: list[RecordedEvent]
-    cursor: str
-    epoch: int
+    events: Sequence[RecordedEvent]
+    at: Cursor
     caught_up: bool
+
+    @property
+    def cursor(self) -> str:
+        return str(self.at)
+
+    @property
+    def epoch(self) -> int:
+        """For the cursors of single events: `wire.cursor_of`."""
+        return self.at.epoch or 1
 
 
 def subscribe(
@@ -111,7 +118,7 @@ class Subscription:
         give_up_after: float,
     ) -> None:
         self._store = store
-        self._filter = wanted
+        self._select = wanted.compiled()
         self._redis_url, self._listen, self._give_up_after = redis_url, listen, give_up_after
         self._tail: Tail | None = None
         self._life = -1
@@ -207,7 +214,6 @@ class Subscription:
         if self._tail is None:
             self._tail = hold(self._store, redis_url=self._redis_url, listen=self._listen)
         while True:
-            await anyio.lowlevel.checkpoint()
             try:
                 got = await self._next(self._tail, end)
             except Exception:
@@ -218,9 +224,9 @@ class Subscription:
             events, caught_up = got
             assert isinstance(self._at, Cursor)
             self._handed = self._at
-            passed = self._filter.select(events)
+            passed = self._select(events)
             if passed or caught_up:
-                return Batch(events=passed, cursor=str(self._at), epoch=self._at.epoch or 1, caught_up=caught_up)
+                return Batch(events=passed, at=self._at, caught_up=caught_up)
             self.handled()
 
     async def _next(self, tail: Tail, end: float) -> tuple[Sequence[RecordedEvent], bool] | None:
