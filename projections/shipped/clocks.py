@@ -15,6 +15,7 @@ from eventstore.events import RecordedEvent
 JOB: Final = ""
 """Stands for the job where a step's name is expected: no step has this name."""
 WHOLE: Final = 1_000_000  # ppm
+MOST_STEPS: Final = 30
 LONGEST_WORKER: Final = 200  # characters
 
 WORK: Final = frozenset("step." + verb for verb in ("started", "progressed", "resumed", "waiting", "noted"))
@@ -47,20 +48,25 @@ class Clock(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class JobClocks(msgspec.Struct, array_like=True):
-    """The clocks of a job: its own, and those of the steps that are at work."""
+    """The clocks of a job: its own, and those of the steps that are at work. `done`: steps that completed; `marks`: how
+    much work was done when a mark was reached first (`mark_of`)."""
 
     kind: str = ""
     job: Clock | None = None
     steps: dict[str, Clock] = {}
+    done: int = 0
+    marks: dict[int, int] = {}
 
 
 class Measured(msgspec.Struct):
     """What a batch of events measured: (kind, step) → microseconds of each attempt that completed, and of each pause
-    between two reports of a step at work; worker → its last report."""
+    between two reports of a step at work; worker → its last report; (kind, mark) → (work done at the mark, work that
+    was left then) of each job that completed."""
 
     durations: dict[tuple[str, str], list[int]] = {}
     gaps: dict[tuple[str, str], list[int]] = {}
     workers: dict[str, int] = {}
+    left: dict[tuple[str, int], list[tuple[int, int]]] = {}
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -73,6 +79,12 @@ def encode(clocks: JobClocks) -> str:
 
 def decode(text: str | bytes) -> JobClocks:
     return _decode(text)
+
+
+def mark_of(ppm: int, done: int) -> int:
+    """How far a job is, roughly: 1, 5, 10 … 95 for its percentage; 0, -1, -2 … -30 for the steps that it completed as
+    long as it has none."""
+    return max(ppm // 50_000 * 5, 1) if ppm else -min(done, MOST_STEPS)
 
 
 def tick(clocks: JobClocks, event: RecordedEvent, measured: Measured) -> bool:
@@ -91,8 +103,16 @@ def tick(clocks: JobClocks, event: RecordedEvent, measured: Measured) -> bool:
         clocks.job.last = max(clocks.job.last, us)
     if event.ppm == WHOLE:
         if clocks.job is not None:
-            measured.durations.setdefault((clocks.kind, JOB), []).append(clocks.job.worked(us))
+            total = clocks.job.worked(us)
+            measured.durations.setdefault((clocks.kind, JOB), []).append(total)
+            for mark, worked in clocks.marks.items():
+                measured.left.setdefault((clocks.kind, mark), []).append((worked, max(total - worked, 0)))
         return True
+    if clocks.job is not None:
+        clocks.done += event.type == "step.completed"
+        mark = mark_of(event.ppm, clocks.done)
+        if mark not in clocks.marks:
+            clocks.marks[mark] = clocks.job.worked(us)
     return False
 
 
@@ -153,4 +173,4 @@ def _gap(kind: str, step: str, clock: Clock, us: int, measured: Measured) -> Non
         measured.gaps.setdefault((kind, step), []).append(max(us - clock.last, 0))
 
 
-__all__ = ["ENDS", "JOB", "WORK", "Clock", "JobClocks", "Measured", "decode", "encode", "tick"]
+__all__ = ["ENDS", "JOB", "WORK", "Clock", "JobClocks", "Measured", "decode", "encode", "mark_of", "tick"]

@@ -29,6 +29,12 @@ SELECT :log_id, unnest(CAST(:kind AS text[])), unnest(CAST(:step AS text[])), un
        unnest(CAST(:class AS smallint[])), unnest(CAST(:count AS bigint[]))
 ON CONFLICT (log_id, kind, step, measure, class) DO UPDATE SET count = d.count + excluded.count
 """)
+_COUNT_LEFT: Final = sa.text("""
+INSERT INTO job_remaining AS r (log_id, kind, mark, measure, class, count)
+SELECT :log_id, unnest(CAST(:kind AS text[])), unnest(CAST(:mark AS smallint[])), unnest(CAST(:measure AS text[])),
+       unnest(CAST(:class AS smallint[])), unnest(CAST(:count AS bigint[]))
+ON CONFLICT (log_id, kind, mark, measure, class) DO UPDATE SET count = r.count + excluded.count
+""")
 _SEEN: Final = sa.text("""
 INSERT INTO workers_seen AS w (log_id, worker, last_seen)
 SELECT :log_id, unnest(CAST(:worker AS text[])), unnest(CAST(:seen AS timestamptz[]))
@@ -42,6 +48,8 @@ class Durations(Projection):
     The step `''` is the whole job. Only attempts that completed count, without the time in which they waited. Each
     value is less than 1 % from the exact one, for durations from 1 ms on. Kept in `step_durations` as counts per class;
     measure `gap` is the time between two reports of a step at work. `workers_seen`: the last report of each worker.
+    `job_remaining`: the work that was left when jobs had come so far (`clocks.mark_of`), and its ratio to the work
+    done.
     """
 
     name = "durations"
@@ -57,6 +65,17 @@ class Durations(Projection):
             class   smallint NOT NULL,
             count   bigint NOT NULL,
             PRIMARY KEY (log_id, kind, step, measure, class)
+        ) WITH (fillfactor = 70)
+        """,
+        """
+        CREATE TABLE job_remaining (
+            log_id  smallint NOT NULL,
+            kind    text NOT NULL,
+            mark    smallint NOT NULL,
+            measure text NOT NULL CHECK (measure IN ('left', 'ratio')),
+            class   smallint NOT NULL,
+            count   bigint NOT NULL,
+            PRIMARY KEY (log_id, kind, mark, measure, class)
         ) WITH (fillfactor = 70)
         """,
         """
@@ -110,18 +129,35 @@ class Durations(Projection):
 
     @staticmethod
     def _count(conn: sa.Connection, log_id: int, measured: Measured) -> None:
-        counts = Counter(
-            (kind, step, measure, class_of(us))
-            for measure, times in (("duration", measured.durations), ("gap", measured.gaps))
-            for (kind, step), each in times.items()
-            for us in each
-        )
-        if counts:
-            rows = sorted(counts.items())
-            columns = zip(*((*key, count) for key, count in rows), strict=True)
-            named = dict(zip(("kind", "step", "measure", "class", "count"), map(list, columns), strict=True))
-            conn.execute(_COUNT, {"log_id": log_id, **named})
+        for statement, names, counts in (
+            (_COUNT, ("kind", "step", "measure", "class", "count"), steps_in_classes(measured)),
+            (_COUNT_LEFT, ("kind", "mark", "measure", "class", "count"), left_in_classes(measured)),
+        ):
+            if counts:
+                columns = zip(*((*key, count) for key, count in sorted(counts.items())), strict=True)
+                conn.execute(statement, {"log_id": log_id, **dict(zip(names, map(list, columns), strict=True))})
         if measured.workers:
-            names = sorted(measured.workers)
-            seen = [to_datetime(measured.workers[name]) for name in names]
-            conn.execute(_SEEN, {"log_id": log_id, "worker": names, "seen": seen})
+            workers = sorted(measured.workers)
+            seen = [to_datetime(measured.workers[name]) for name in workers]
+            conn.execute(_SEEN, {"log_id": log_id, "worker": workers, "seen": seen})
+
+
+def steps_in_classes(measured: Measured) -> Counter[tuple[str, str, str, int]]:
+    """Kind, step, measure and class → how many."""
+    return Counter(
+        (kind, step, measure, class_of(us))
+        for measure, times in (("duration", measured.durations), ("gap", measured.gaps))
+        for (kind, step), each in times.items()
+        for us in each
+    )
+
+
+def left_in_classes(measured: Measured) -> Counter[tuple[str, int, str, int]]:
+    """Kind, mark, measure and class → how many. A ratio of 1 is in the class of one second."""
+    counts: Counter[tuple[str, int, str, int]] = Counter()
+    for (kind, mark), each in measured.left.items():
+        for worked, left in each:
+            counts[kind, mark, "left", class_of(left)] += 1
+            if worked:
+                counts[kind, mark, "ratio", class_of(left * 1_000_000 // worked)] += 1
+    return counts
