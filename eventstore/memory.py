@@ -264,6 +264,8 @@ class InMemoryEventStore:
 
     def replay(self, after: int = 0, *, upto: int | None = None, page: int = 1_000) -> Iterator[list[RecordedEvent]]:
         """See `EventStore.replay`."""
+        if page < 1:
+            raise ValueError(f"page: at least 1 event; given {page}")
         end = self.head().position
         end = end if upto is None else min(upto, end)
         while after < end:

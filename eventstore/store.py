@@ -253,8 +253,10 @@ class EventStore:
         """All events after a position, in pages, as fast as the database gives them: pages are asked for ahead.
 
         Dense positions make each page a range, so no cursor is held and no transaction stays open. Ends at the head
-        that is read at the start, or at `upto`.
+        that is read at the start, or at `upto`. A page holds 1 event or more.
         """
+        if page < 1:
+            raise ValueError(f"page: at least 1 event; given {page}")
         head = self.head()
         end = head.position if upto is None else min(upto, head.position)
         with self._here().database.session() as conn, conn.pipeline():

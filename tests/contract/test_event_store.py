@@ -450,6 +450,8 @@ def test_replay_gives_what_reading_gives_page_by_page(filled):
     assert [e for page in pages for e in page] == filled.read_log()
     assert [positions(page) for page in filled.replay(4, upto=9, page=2)] == [[5, 6], [7, 8], [9]]
     assert list(filled.replay(10)) == list(filled.replay(99)) == list(filled.replay(5, upto=5)) == []
+    with pytest.raises(ValueError, match="page: at least 1"):
+        next(filled.replay(page=0))
 
 
 def test_a_replay_that_is_left_early_disturbs_nothing(filled):
