@@ -22,6 +22,8 @@ MANY: Final = 20
 """Pauses that must have been seen before they say how long one may be."""
 PATIENCE: Final = 3.0
 """A pause is too long when it is so many times as long as 99 % of them were."""
+LOST: Final = 2.0
+"""A worker is lost that says nothing, of any step, for so many times as long as makes one stalled."""
 SHORTEST: Final = 30.0  # seconds of silence that never mean anything
 UNKNOWN: Final = 900.0  # seconds of silence that are too long for a step of which nothing was learned
 GRACE: Final = 60.0  # seconds after a moment that was named before it counts as missed
@@ -115,7 +117,7 @@ def _lost(job: JobSnapshot, step: StepView, usual: Usual, now: datetime) -> Cond
         return None
     here = [s.updated_at for s in job.steps if worker_of(s) == worker and s.updated_at is not None]
     last = max([*here, *([usual.workers[worker]] if worker in usual.workers else [])], default=None)
-    if last is None or (now - last).total_seconds() <= patience(step.step, usual):
+    if last is None or (now - last).total_seconds() <= LOST * patience(step.step, usual):
         return None
     reason = f"worker {worker} has reported nothing for {told((now - last).total_seconds())}, here or elsewhere"
     return Condition(kind="worker_lost", step=step.step, since=last, reason=reason)

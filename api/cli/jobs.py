@@ -29,6 +29,8 @@ from api.cli.text import shortened, visible, visible_block
 from eventstore.events import to_us
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.text import Text
 
     from projections.snapshots import JobSnapshot, JobSummary, StepView
@@ -128,10 +130,13 @@ def show(session: Session, job: str, at: str | datetime | None, occurred: bool, 
             )
         if snapshot is None:
             raise NotFound(f"there is no job {job!r} in the log {store.log}; `headway jobs` lists them")
-    if as_json:
-        print_raw(encode_snapshot(snapshot))
-        return
-    show_snapshot(snapshot)
+        if as_json:
+            print_raw(encode_snapshot(snapshot))
+            return
+        from api.cli.outlook import outlook
+
+        expected = outlook(store, snapshot) if at is None else []
+    show_snapshot(snapshot, expected)
     sys.stdout.flush()
 
 
@@ -145,8 +150,8 @@ def status_text(status: str) -> Text:
     return Text(f"{MARKS.get(status, ' ')} {status}", style=STYLES.get(status, ""))
 
 
-def show_snapshot(job: JobSnapshot) -> None:
-    """The whole job for people: head, steps, then every failed attempt with its error and stack."""
+def show_snapshot(job: JobSnapshot, expected: Sequence[tuple[str, str]] = ()) -> None:
+    """The whole job for people: head, what is expected of it, steps, then every failed attempt with error and stack."""
     from rich.text import Text
 
     out = console()
@@ -156,7 +161,7 @@ def show_snapshot(job: JobSnapshot) -> None:
     out.print(
         Text.assemble(f"{bar(ppm(job.percent), wide)} {percent_text(ppm(job.percent))}  ", status_text(job.status))
     )
-    for name, value in facts(job):
+    for name, value in [*facts(job), *expected]:
         out.print(Text.assemble((f"{name:<9}", "dim"), value), soft_wrap=True)
     if job.steps:
         from api.cli.picture import NARROW, step_grid
