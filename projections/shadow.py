@@ -50,6 +50,32 @@ SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.co
  WHERE c.oid IN (SELECT to_regclass(unnest(%s::text[]))) AND k.conname LIKE %s ORDER BY 1, 2
 """
 _KEYS: Final = (("jobs", ("job_id",)), ("steps", ("job_id", "step")), ("attempts", ("job_id", "step", "attempt")))
+_MOVED: Final = """
+WITH moved AS MATERIALIZED (
+    SELECT j.log_id, j.job_id FROM jobs j LEFT JOIN rebuilt p ON p.suffix = {suffix} AND p.log_id = j.log_id
+     WHERE j.position > coalesce(p.position, 0)
+)
+"""
+_DIFFER_STILL: Final = sql.SQL(
+    _MOVED
+    + """
+SELECT concat_ws(' · ', {shown}), l::text, r::text FROM {live} l FULL JOIN {shadow} r USING ({columns})
+ WHERE l::text IS DISTINCT FROM r::text
+   AND NOT EXISTS (SELECT FROM moved m WHERE m.log_id = coalesce(l.log_id, r.log_id)
+                                         AND m.job_id = coalesce(l.job_id, r.job_id))
+ ORDER BY 1 LIMIT {limit}
+"""
+)
+_DIFFER_MOVED: Final = sql.SQL(
+    _MOVED  # noqa: S608
+    + """
+SELECT concat_ws(' · ', {shown}), l::text, r::text
+  FROM (SELECT t.* FROM moved m JOIN {live} t USING (log_id, job_id)) l
+  FULL JOIN (SELECT t.* FROM moved m JOIN {shadow} t USING (log_id, job_id)) r USING ({columns})
+ WHERE l::text IS DISTINCT FROM r::text ORDER BY 1 LIMIT {limit}
+"""
+)
+"""At the gate, where appends wait: by the primary keys of the few jobs that went on."""
 _PAGE: Final = 1_000
 
 
@@ -163,14 +189,7 @@ def differences(conn: Conn, shadow: Tables, ledger: str, *, after: bool, limit: 
     says of their log, or (`after`) of the jobs that went on since."""
     found: list[Difference] = []
     for table, key in _KEYS:
-        query = sql.SQL(
-            "SELECT concat_ws(' · ', {shown}), l::text, r::text"
-            "  FROM {live} l FULL JOIN {shadow} r USING ({columns})"
-            "  LEFT JOIN jobs j ON j.log_id = coalesce(l.log_id, r.log_id) AND j.job_id = coalesce(l.job_id, r.job_id)"
-            "  LEFT JOIN rebuilt p ON p.suffix = {suffix} AND p.log_id = coalesce(l.log_id, r.log_id)"
-            " WHERE (coalesce(j.position, 0) > coalesce(p.position, 0)) = {after} AND l::text IS DISTINCT FROM r::text"
-            " ORDER BY 1 LIMIT {limit}"
-        ).format(
+        query = (_DIFFER_MOVED if after else _DIFFER_STILL).format(
             shown=sql.SQL(", ").join(
                 sql.SQL("coalesce(l.{0}, r.{0})").format(sql.Identifier(column)) for column in key
             ),
@@ -178,7 +197,6 @@ def differences(conn: Conn, shadow: Tables, ledger: str, *, after: bool, limit: 
             shadow=sql.Identifier(table + shadow.suffix),
             columns=sql.SQL(", ").join(map(sql.Identifier, ("log_id", *key))),
             suffix=sql.Literal(ledger),
-            after=sql.Literal(after),
             limit=sql.Literal(limit - len(found)),
         )
         found += [Difference(table, *row) for row in conn.execute(query).fetchall()]

@@ -61,7 +61,7 @@ def history(store: EventStore, wanted: Filter, after: int, upto: int) -> Iterato
         yield from heapq.merge(*of_jobs, key=lambda event: event.position)
         return
     for page in store.replay(after, upto=upto):
-        yield from wanted.select(page)
+        yield from wanted.compiled()(page)
 
 
 def _of_job(store: EventStore, job: str, after: int, upto: int) -> Iterator[RecordedEvent]:

@@ -65,7 +65,7 @@ def in_order(store: EventStore, chosen: Selection) -> Iterator[Page]:
         if page:
             yield (
                 page[-1].position - chosen.after,
-                [e for e in wanted.select(page) if e.job_id.startswith(chosen.prefix)],
+                [e for e in wanted.compiled()(page) if e.job_id.startswith(chosen.prefix)],
             )
 
 
