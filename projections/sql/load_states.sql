@@ -1,6 +1,7 @@
 -- Jobs with the steps that folding needs, in one snapshot: a row of each job (step is NULL), then rows of its steps.
 -- Of small jobs and of the jobs in `whole` all steps; of the others the named ones and those above them.
--- Served by: jobs_pkey, steps_pkey. The arrays are in the order of JobRow and StepRow in projections/rows.py.
+-- Served by: jobs_pkey, steps_pkey. OFFSET 0 keeps each look-up of steps one: a plan that was made while the table was
+-- empty would read all steps of the log for each job, until the next ANALYZE. The arrays are in the order of JobRow and StepRow in projections/rows.py.
 WITH RECURSIVE j AS MATERIALIZED (
     SELECT *, steps_named <= %(small)s OR job_id = ANY (%(whole)s::text[]) AS whole
       FROM jobs
@@ -12,15 +13,19 @@ WITH RECURSIVE j AS MATERIALIZED (
      UNION
     SELECT s.job_id, s.parent
       FROM named
-      JOIN steps s ON s.log_id = %(log_id)s AND s.job_id = named.job_id AND s.step = named.step
+     CROSS JOIN LATERAL (SELECT * FROM steps WHERE steps.log_id = %(log_id)s AND steps.job_id = named.job_id
+                            AND steps.step = named.step OFFSET 0) s
      WHERE s.parent IS NOT NULL
 ), s AS (
-    SELECT steps.*
-      FROM j JOIN steps ON steps.log_id = %(log_id)s AND steps.job_id = j.job_id
+    SELECT found.*
+      FROM j
+     CROSS JOIN LATERAL (SELECT * FROM steps WHERE steps.log_id = %(log_id)s AND steps.job_id = j.job_id OFFSET 0) found
      WHERE j.whole
      UNION ALL
-    SELECT steps.*
-      FROM named JOIN steps ON steps.log_id = %(log_id)s AND steps.job_id = named.job_id AND steps.step = named.step
+    SELECT found.*
+      FROM named
+     CROSS JOIN LATERAL (SELECT * FROM steps WHERE steps.log_id = %(log_id)s AND steps.job_id = named.job_id
+                            AND steps.step = named.step OFFSET 0) found
 )
 SELECT job_id, NULL AS step, json_build_array(
            job_id, version, position, first_position, status, percent, plan_version, steps_named, steps_total,
