@@ -63,9 +63,10 @@ async def tell_progress(relay: Relay) -> None:
         for line in relay.progress:
             if line.leading != leading.get(line.name, False):
                 leading[line.name] = line.leading
-                logger.info("%s: %s", line.name, "leads" if line.leading else "another relay leads")
+                stopped = "another relay leads" if line.error is None else f"can't go on: {line.error}"
+                logger.info("%s: %s", line.name, "leads" if line.leading else stopped)
             late = line.lag > 0
-            if line.leading and late != behind.get(line.name, True):
+            if line.leading and line.head and late != behind.get(line.name, True):
                 behind[line.name] = late
                 state = "behind" if late else "caught up"
                 logger.info("%s: %s at position %d of %d", line.name, state, line.position, line.head)
