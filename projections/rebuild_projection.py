@@ -92,6 +92,16 @@ def rebuild_projection(
         return work.finish(began, resumed, verify=verify, cut=cut)
 
 
+def upgrade_projection(store: EventStore, projection: Projection) -> None:
+    """Rebuild if the live tables are of an older version than the projection, and nobody else did it meanwhile."""
+    began = time.monotonic()
+    with _Rebuild(store, projection, NEW, None) as work:
+        with store.database.session() as conn:
+            live = find(conn, projection.name, LIVE)
+        if live is None or live.version < projection.version:
+            work.finish(began, work.plan(), verify=False, cut=True)
+
+
 def roll_back_projection(store: EventStore, projection: Projection, *, progress: Told | None = None) -> Rebuilt:
     """Put the tables of before the last rebuild back, caught up with what was appended since.
 
@@ -331,4 +341,4 @@ def _stop_if_cancelled() -> None:
         pass  # called from a program without an event loop
 
 
-__all__ = ["discard_rebuild", "rebuild_projection", "roll_back_projection"]
+__all__ = ["discard_rebuild", "rebuild_projection", "roll_back_projection", "upgrade_projection"]

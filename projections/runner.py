@@ -251,14 +251,14 @@ class Runner:
                 raise ProjectionOutdated(projection.name, projection.version, live.version)
         if live.version < projection.version:
             from projections.rebuild import RebuildRunning
-            from projections.rebuild_projection import rebuild_projection
+            from projections.rebuild_projection import upgrade_projection
 
             logger.warning(
                 "projection %s: version %d is filled from the start and then takes the place of version %d",
                 projection.name, projection.version, live.version,
             )  # fmt: skip
             try:
-                rebuild_projection(self.store, projection)
+                upgrade_projection(self.store, projection)
             except RebuildRunning:
                 return None
         self._batches = Batches(projection, log=self.store.log, log_id=log_id)
