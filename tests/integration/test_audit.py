@@ -128,6 +128,14 @@ def test_a_request_looks_at_a_bounded_piece_and_says_how_far_it_got(store: Event
     assert (page.scanned_to, page.complete) == (1, True)
 
 
+def test_the_smallest_piece_still_goes_on(store: EventStore, shared_database: str) -> None:
+    insert(shared_database, store.log, 1, 60)
+    for given in ({"applied": False}, {"job": "build:1"}, {}):
+        wanted = audit_filter(**given, text="nowhere to be found")  # type: ignore[arg-type]
+        for order in Order:
+            assert paged(store, wanted, order, scan=1) == []
+
+
 def test_out_of_time_a_request_ends_after_its_first_piece(store: EventStore, shared_database: str) -> None:
     insert(shared_database, store.log, 1, 20)
     with pytest.MonkeyPatch.context() as patch:
@@ -258,32 +266,40 @@ def test_since_is_inclusive_and_until_is_not(store: EventStore, report: Report) 
     assert find(store, audit_filter(until=middle)).events == [e for e in events if e.recorded_at < middle]
 
 
-@pytest.mark.parametrize("back", [3, 9, 300, 3_000, 20_000])
+@pytest.mark.parametrize(("back", "rate"), [(3, 1), (9, 1), (9, 100), (300, 1), (3_000, 1), (20_000, 1)])
 def test_events_are_found_by_time_although_the_clock_was_set_back(
-    store: EventStore, shared_database: str, back: int
+    store: EventStore, shared_database: str, back: int, rate: int
 ) -> None:
-    """One event a second; at half of the log the clock is set back by `back` seconds, so these pass twice.
+    """`rate` events a second; at half of the log the clock is set back by `back` seconds, so these pass twice.
 
     Up to 10 s nothing is missed, else less than lies between two probes.
     """
-    count = 60_000
+    count, again = 60_000, back * rate
     with psycopg.connect(shared_database, autocommit=True) as conn:
         conn.execute(
             "INSERT INTO events (log_id, position, job_id, version, event_id, type, data, salt, applied, percent,"
             " recorded_at, hash) SELECT %(log)s, n, 'b', n, gen_random_uuid(), 'job.noted', '{}',"
-            " decode(repeat('00', 16), 'hex'), true, 0, %(began)s + interval '1 s' *"
-            " (n - CASE WHEN n > %(count)s / 2 THEN %(back)s ELSE 0 END), sha256('')"
+            " decode(repeat('00', 16), 'hex'), true, 0, %(began)s + interval '1 s' / %(rate)s *"
+            " (n - CASE WHEN n > %(count)s / 2 THEN %(again)s ELSE 0 END), sha256('')"
             " FROM generate_series(1, %(count)s) n",
-            {"log": store.log_id(), "began": BEGAN, "count": count, "back": back},
+            {"log": store.log_id(), "began": BEGAN, "count": count, "again": again, "rate": rate},
         )
         conn.execute("UPDATE logs SET head = %s WHERE name = %s", (count, store.log))
-    seconds = [position - (back if position > count // 2 else 0) for position in range(1, count + 1)]
+    ticks = [position - (again if position > count // 2 else 0) for position in range(1, count + 1)]
     rng = random.Random(back)
-    for _ in range(20):
-        since = count // 2 - rng.randrange(2 * back + 2)
-        until = since + rng.randrange(1, back + 2)
-        wanted = audit_filter(since=BEGAN + timedelta(seconds=since), until=BEGAN + timedelta(seconds=until))
-        expected = [place for place, second in enumerate(seconds, 1) if since <= second < until]
+    for number in range(24):
+        match number % 3:
+            case 0:
+                since = count // 2 - rng.randrange(2 * again + 2)
+                until = since + rng.randrange(1, again + 2)
+            case 1:
+                since, until = count // 2 - rng.randrange(15), count // 2 + again
+            case _:
+                since, until = count // 2 - 2 * again, count // 2 - again + rng.randrange(1, 15)
+        wanted = audit_filter(
+            since=BEGAN + timedelta(seconds=1) / rate * since, until=BEGAN + timedelta(seconds=1) / rate * until
+        )
+        expected = [place for place, tick in enumerate(ticks, 1) if since <= tick < until]
         found = [event.position for page in stream(store, wanted) for event in page]
         missed = set(expected) - set(found)
         assert found == [place for place in expected if place not in missed]
