@@ -120,10 +120,11 @@ def lift(job: JobState, parent: str | None, delta: int, old: str, new: str, begu
         assert holder.group is not None
         count(holder.group, delta, old, new)
         refresh(holder.group)
+        had_begun = holder.begun
         delta, old, new = _take(job, holder, begun, us)
         begun = holder.begun
         parent = holder.parent
-        if not delta and old == new:
+        if not delta and old == new and begun == had_begun:
             return
     count(job.root, delta, old, new)
     show(job)
@@ -133,8 +134,9 @@ def rederive(job: JobState, holder: StepState, us: int) -> None:
     """Something was said of the group itself, or its plan changed: bring it and what is above up to date."""
     assert holder.group is not None
     refresh(holder.group)
+    had_begun = holder.begun
     delta, old, new = _take(job, holder, holder.own in AT_WORK, us)
-    if delta or old != new:
+    if delta or old != new or holder.begun != had_begun:
         lift(job, holder.parent, delta, old, new, holder.begun, us)
 
 

@@ -12,7 +12,6 @@ from eventstore.events import EVENT_TYPES, JOB_TYPES, STEP_TYPES
 from tests.support.given import RECORDED_US, VECTORS, given, run, said, vectors
 
 CASES = list(vectors())
-OPEN = list(vectors("open.json"))
 NAMES = [f"{case['file'].removeprefix('fold_')}: {case['name']}" for case in CASES]
 MATRIX: dict[str, Any] = json.loads((VECTORS / "matrix.json").read_text(encoding="utf-8"))
 JOB_STATUSES = "pending running waiting completed failed cancelled".split()
@@ -36,14 +35,6 @@ def cells() -> Iterator[Any]:
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_vector(case: dict[str, Any]) -> None:
-    run(case)
-
-
-@pytest.mark.xfail(
-    strict=True, reason="a rule that the fold does not keep yet: when it does, move the case to its file"
-)
-@pytest.mark.parametrize("case", OPEN, ids=[case["name"] for case in OPEN])
-def test_open_vector(case: dict[str, Any]) -> None:
     run(case)
 
 
