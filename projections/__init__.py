@@ -20,6 +20,8 @@ The way through this package:
     check.py, check_plan.py   what `data` must look like, asked before the append
     schema.py       the tables          rows.py, sql/   between state and tables
     progress.py     `Progress`: the inline projection that the store calls
+    as_of.py        a job, or all, at any position or time; diff, curve
+    audit.py        any question about the whole history, in bounded requests or as a stream
 
 What holds, whatever arrives in whatever order: every event gets a verdict; a rejected one changes nothing but the
 counts of rejected events; the percentage of a job never falls, is at most 99 % before the job completed and 100 %
