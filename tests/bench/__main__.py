@@ -13,11 +13,11 @@ from pathlib import Path
 import psycopg
 
 from eventstore.migrate import migrate
-from tests.bench import append, importing, reading, rebuilding
+from tests.bench import append, auditing, importing, reading, rebuilding
 from tests.bench.report import Report
 from tests.support.servers import embedded_servers
 
-SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "old")
+SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "old")
 
 
 def main() -> None:
@@ -54,6 +54,9 @@ def main() -> None:
         if "import" in sections:
             report.title("import and export")
             importing.run(url, report, cases=5_000 if given.quick else 13_000)
+        if "audit" in sections:
+            report.title("audit of a million events, time travel over an imported history")
+            auditing.run(url, report, rounds=rounds)
         if "old" in sections:
             report.title("what users of the old pair know")
             reading.old_system(url, redis_url, report, seconds=seconds)
