@@ -22,6 +22,12 @@ from tests.support.cli import Cli
 NOW = datetime.now(UTC)
 
 
+@pytest.fixture(autouse=True)
+def at_this_moment() -> None:
+    """The command line asks the real clock, so each test's histories end at its own beginning."""
+    globals()["NOW"] = datetime.now(UTC)
+
+
 def say(store: EventStore, job_id: str, ago: float, kind: str, step: str | None = None, /, **data: Any) -> None:
     at = NOW - timedelta(seconds=ago)
     store.append(job_id, [NewEvent(type=kind, step=step, occurred_at=at, data=data)])

@@ -176,7 +176,7 @@ def test_two_publishers_have_checkpoints_of_their_own(store: EventStore, client:
         append(store, 2)
         until_published(client, 12)
         until(lambda: len(held(memory)) == 12)
-    assert checkpoint(store)[0] == checkpoint(store, "relay:memory")[0] == 12
+        until(lambda: checkpoint(store)[0] == checkpoint(store, "relay:memory")[0] == 12)
 
 
 def test_two_publishers_of_one_name_are_refused(store: EventStore) -> None:
