@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from eventstore.connections import OPTIONS
 from eventstore.store import EventStore
+from projections.as_of import POSITION_AT
 from projections.audit import Order, audit_filter, find
 from projections.audit_filter import AuditFilter, Clock
 from projections.audit_query import (
@@ -190,6 +191,8 @@ def test_the_look_ups_of_times_versions_and_prefixes_go_along_an_index(conn: psy
     moment = BEGAN + timedelta(seconds=MIDDLE)
     probes = {"log_id": 2, "first": 1, "last": EVENTS, "stride": EVENTS // 128, "moment": moment}
     assert looked_at(explain(conn, CROSSED, probes), "events_pkey") <= 129
+    halved = explain(conn, POSITION_AT, {"log_id": 2, "moment": moment})
+    assert looked_at(halved, "events_pkey") <= 20
     version = {"log_id": 2, "job": "build:77", "position": MIDDLE}
     assert looked_at(explain(conn, VERSION_AT, version), by_job) <= 10
     assert looked_at(explain(conn, POSITION_OF, {"log_id": 2, "job": "build:77", "version": 50}), by_job) == 1
