@@ -210,6 +210,8 @@ def test_skipping_the_last_parked_event_frees_the_job(store: EventStore) -> None
     projection = JobEvents()
     Runner(store, projection).catch_up()
     assert skip(store, projection, position).freed == ["job"]
+    with pytest.raises(NotParked):
+        skip(store, projection, position)
 
 
 def test_what_is_not_parked_can_be_neither_tried_again_nor_skipped(store: EventStore) -> None:
