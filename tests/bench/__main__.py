@@ -13,11 +13,11 @@ from pathlib import Path
 import psycopg
 
 from eventstore.migrate import migrate
-from tests.bench import append, auditing, importing, reading, rebuilding
+from tests.bench import append, auditing, importing, projecting, reading, rebuilding
 from tests.bench.report import Report
 from tests.support.servers import embedded_servers
 
-SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "old")
+SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "project", "old")
 
 
 def main() -> None:
@@ -57,6 +57,10 @@ def main() -> None:
         if "audit" in sections:
             report.title("audit of a million events, time travel over an imported history")
             auditing.run(url, report, rounds=rounds)
+        if "project" in sections:
+            report.title("projections")
+            projecting.run(url, report, events=20_000 if given.quick else 100_000)
+            projecting.calibration(url, report)
         if "old" in sections:
             report.title("what users of the old pair know")
             reading.old_system(url, redis_url, report, seconds=seconds)
