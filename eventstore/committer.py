@@ -315,14 +315,13 @@ class Committer:
                 conn,
                 self._log_id,
                 [e.event_id for call in calls for e in call.events],
-                self._states.suspects(wanted),
+                self._states.held(wanted),
             )
             self._remember(head)
             self._check_fold(head)
             calm = expected_head is not None and expected_head.hash == head.hash
             if not calm:
                 self._states.suspect()
-                versions |= statements.job_versions(conn, self._log_id, self._states.suspects(wanted))
             self._states.confirm(versions)
             states = self._load(conn, wanted)
             batch = self._fold(head, calls, known, states, head.now_us)

@@ -34,6 +34,10 @@ class StateCache:
         """Those of the jobs whose state is held but may be old."""
         return [job_id for job_id in job_ids if job_id in self._suspects]
 
+    def held(self, job_ids: Iterable[str]) -> list[str]:
+        """Those of the jobs whose state is held, current or not."""
+        return [job_id for job_id in job_ids if job_id in self._trusted or job_id in self._suspects]
+
     def suspect(self) -> None:
         """Somebody else appended: any state may be old now."""
         self._suspects.update(self._trusted)
