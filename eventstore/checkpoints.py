@@ -25,6 +25,8 @@ from eventstore.store import EventStore
 
 RELAY: Final = "relay:"
 """Names that begin so are the relay's: they are listed, and nobody else moves them."""
+PROJECTION: Final = "projection:"
+"""Names that begin so belong to tables that are filled up to there: moved by hand, events would count twice or not."""
 
 _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-\x9f](?:[^\x00-\x1f\x7f-\x9f]{0,198}[^\s\x00-\x1f\x7f-\x9f])?")
 
@@ -229,9 +231,12 @@ def check_name(name: str) -> str:
 
 
 def check_own_name(name: str) -> str:
-    """The name, or `InvalidFilter`, also for the relay's."""
+    """The name, or `InvalidFilter`, also for the relay's and those of projections."""
     if check_name(name).startswith(RELAY):
         raise InvalidFilter("consumer", name, f"a name that does not begin with {RELAY}, those are the relay's")
+    if name.startswith(PROJECTION):
+        rule = f"a name that does not begin with {PROJECTION}, those go with tables: `headway rebuild` makes them anew"
+        raise InvalidFilter("consumer", name, rule)
     return name
 
 

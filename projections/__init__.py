@@ -21,6 +21,8 @@ The way through this package:
     schema.py       the tables          rows.py, sql/   between state and tables
     progress.py     `Progress`: the inline projection that the store calls
     as_of.py        a job, or all, at any position or time; diff, curve
+    projection.py   a read model of one's own      runner.py keeps it up to date, parked.py: what it could not take
+    shipped/        durations, activity, failures  eta.py: what is left; conditions.py: what seems wrong
     audit.py        any question about the whole history, in bounded requests or as a stream
 
 What holds, whatever arrives in whatever order: every event gets a verdict; a rejected one changes nothing but the

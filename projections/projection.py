@@ -26,7 +26,8 @@ import sqlalchemy as sa
 from eventstore.errors import EventStoreError
 from eventstore.events import RecordedEvent
 
-NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+NAME: Final = re.compile(r"(?!progress\Z)[a-z][a-z0-9_]{0,39}")
+"""`progress` is what the command line calls the step table."""
 
 
 class ProjectionError(EventStoreError):
@@ -87,7 +88,8 @@ def check_projection(projection: Projection) -> Projection:
     kind = type(projection).__qualname__
     name, version, tables = (getattr(projection, field, None) for field in ("name", "version", "tables"))
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
-        raise ProjectionError(f"{kind}.name: a-z, 0-9 and _, beginning with a letter, up to 40; given {name!r}")
+        rule = "a-z, 0-9 and _, beginning with a letter, up to 40, not `progress`"
+        raise ProjectionError(f"{kind}.name: {rule}; given {name!r}")
     if type(version) is not int or version < 1:
         raise ProjectionError(f"{kind}.version: a whole number from 1; given {version!r}")
     if isinstance(tables, str) or not isinstance(tables, Sequence) or not tables:

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from eventstore.checkpoints import Checkpoints
+from eventstore.errors import InvalidFilter
 from eventstore.events import NewEvent
 from eventstore.store import EventStore
 from projections.applying import LeaseLost
@@ -227,6 +229,7 @@ def test_a_table_that_is_somebody_elses_is_not_touched(store: EventStore, databa
     [
         ("name", "Steps", "Odd.name: a-z"),
         ("name", "s" * 41, "Odd.name: a-z"),
+        ("name", "progress", "not `progress`"),
         ("version", 0, "Odd.version: a whole number"),
         ("tables", "CREATE TABLE t ()", "Odd.tables: a tuple"),
         ("tables", (), "Odd.tables: a tuple"),
@@ -314,3 +317,12 @@ def test_the_lease_is_given_back_at_the_end(store: EventStore) -> None:
     with start_runner(Runner(store, JobEvents())) as runner:
         runner.wait_for(append(store, "job", "x"))
     assert rows(store, "SELECT lease_owner FROM checkpoints") == [(None,)]
+
+
+def test_the_checkpoint_of_a_projection_is_listed_but_not_moved_by_hand(store: EventStore) -> None:
+    Runner(store, JobEvents()).catch_up()
+    checkpoints = Checkpoints(store)
+    assert [consumer.name for consumer in checkpoints.list()] == ["projection:job_events:v1"]
+    for move in (lambda name: checkpoints.reset(name, 0), checkpoints.delete):
+        with pytest.raises(InvalidFilter, match="those go with tables"):
+            move("projection:job_events:v1")
