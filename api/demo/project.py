@@ -53,12 +53,20 @@ class Project:
         return count
 
     def push(self, on_percent: OnPercent) -> None:
-        """Push main to the origin; percentages are git's own. Raises `GitFailed`."""
+        """Push main to the origin; percentages are git's own. Raises `GitFailed`.
+
+        Both ends write to one stderr, each at its own pace: what the other end has passed already is left out.
+        """
+        reached = 0.0
 
         def on_phase(phase: str, percent: int) -> None:
+            nonlocal reached
             if phase in PUSH:
                 start, share = PUSH[phase]
-                on_percent(start + share * percent / 100, f"{phase}: {percent} %")
+                overall = start + share * percent / 100
+                if overall >= reached:
+                    reached = overall
+                    on_percent(overall, f"{phase}: {percent} %")
 
         self.git.run(self.copy, "push", "--progress", "origin", "HEAD:main", on_phase=on_phase)
 
