@@ -136,7 +136,7 @@ EDITS = {
     "attempt": "coalesce(attempt + 1, 1)",
     "seq": "coalesce(seq + 1, 1)",
     "data": "concat(data::text, ' ')::json",
-    "salt": "overlay(salt placing '\\x01' from 16)",
+    "salt": "set_byte(salt, 15, get_byte(salt, 15) # 1)",
     "applied": "not applied, reason = 'x'",
     "reason": "'x', applied = false",
     "percent": "percent + 1",
