@@ -153,10 +153,3 @@ def lock_log(
         versions = conn.execute(JOB_VERSIONS, (log_id, pgarray.text(job_ids))) if job_ids else None
     known = {row[0]: Known(*row) for row in found.fetchall()}
     return _head(locked, str(log_id)), known, dict(versions.fetchall()) if versions else {}
-
-
-def job_versions(conn: Conn, log_id: int, job_ids: Sequence[str]) -> dict[str, int]:
-    """The version of each job; 0 for one without events."""
-    if not job_ids:
-        return {}
-    return dict(conn.execute(JOB_VERSIONS, (log_id, pgarray.text(job_ids))).fetchall())

@@ -9,7 +9,7 @@ import pytest
 from projections.shipped.fingerprint import fingerprint, normal_stack
 
 PYTHON = """Traceback (most recent call last):
-  File "/home/anna/work/app/run.py", line 12, in main
+  File "/home/anna/code/app/run.py", line 12, in main
     fetch(url)
     ^^^^^^^^^^
   File "/home/anna/.venv/lib/python3.11/site-packages/requests/api.py", line 73, in get
@@ -34,7 +34,7 @@ def of(stack: str, kind: str = "ValueError", message: str = "") -> str:
     [
         (PYTHON, {"line 12": "line 13", "line 73": "line 7"}),
         (PYTHON, {"/home/anna/": "/home/bob/", "978": "12"}),
-        (PYTHON, {"/home/anna/work": "/Users/bob/work"}),
+        (PYTHON, {"/home/anna/code": "/Users/bob/code"}),
         (PYTHON, {"/home/anna/.venv/lib/python3.11/site-packages": "/usr/lib/python3.13/site-packages"}),
         (PYTHON, {"    ^^^^^^^^^^\n": ""}),
         (PYTHON, {"0x7f3a2b1c": "0x10", "tmpab12": "tmpzz99", "4711": "1"}),
