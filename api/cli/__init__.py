@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "demo": ("demo", "demo", "A real project initialisation, reported step by step and watched live."),
     "up": ("servers", "up", "Start the embedded servers and keep them; print their addresses."),
     "down": ("servers", "down", "Stop the servers that `up` left behind."),
+    "serve": ("serve", "serve", "The HTTP API and live streams, with relay and projections, in one process."),
     "migrate": ("servers", "migrate", "Bring the database to this version's tables."),
     "logs": ("logs", "logs", "List and create logs."),
     "jobs": ("jobs", "jobs", "List jobs: status, percentage, age."),

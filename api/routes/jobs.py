@@ -1,0 +1,29 @@
+"""Jobs as they are: the list, and one with its steps."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar import Request, get
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+
+from api.problems import NotFound
+from api.requests import Exchange
+from api.services import Services
+from projections.snapshots import JobSnapshot, read_snapshot
+
+
+@get("/v1/jobs/{job:str}")
+async def show(job: str, request: Request[None, None, State]) -> JobSnapshot:
+    """A job with its steps, attempts and the cursor after which its news begin."""
+    services: Services = request.app.state["services"]
+    exchange: Exchange = request.scope["headway"]  # type: ignore[typeddict-item]
+    tenant = services.tenant(exchange.principal)
+    found = await tenant.reads.run(read_snapshot, tenant.store, job)
+    if found is None:
+        raise NotFound(f"there is no job {job!r}")
+    return found
+
+
+HANDLERS: Final[list[HTTPRouteHandler]] = [show]

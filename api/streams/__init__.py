@@ -1,0 +1,1 @@
+"""Live streams: server-sent events for any number of readers from one reader per log."""
