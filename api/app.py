@@ -13,7 +13,7 @@ from typing import Final
 from litestar import Litestar
 from litestar.types import ASGIApp
 
-from api.auth import Principal, everybody
+from api.auth import Principal, StreamGrant
 from api.problems import Forbidden, MethodNotAllowed, NotFound
 from api.requests import ASGIScope, ClientGone, Exchange, Receive, Send
 from api.routes import Route, find, history, ingest, jobs, operations
@@ -80,8 +80,10 @@ class App:
 
     async def _authenticate(self, exchange: Exchange, route: Route) -> Principal:
         """Who asks. Raises `Unauthorized`."""
-        del exchange, route
-        return everybody(self.services.settings.log)
+        who = await self.services.keys.authenticate(exchange.header(b"authorization"))
+        if route.stream:
+            exchange.grant = StreamGrant(principal=who)
+        return who
 
 
 def make_litestar(services: Services) -> ASGIApp:

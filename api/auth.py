@@ -28,7 +28,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Who sent a request, as far as it matters. `key_id` is None where no key is needed.
 
     `log_id` is the number that the key's row names (None without keys): the second wall is built from it, never from
-    the log's name. `prefix`: only jobs whose id begins with it exist for this key.
+    the log's name. `prefix`: only jobs whose id begins with it exist for this key; `jobs`: only these (None: no limit).
     """
 
     key_id: str | None
@@ -36,13 +36,28 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     log_id: int | None
     scopes: frozenset[Scope]
     prefix: str = ""
+    jobs: frozenset[str] | None = None
 
     def may(self, *scopes: Scope) -> bool:
         """Whether one of these scopes is among its own."""
         return not self.scopes.isdisjoint(scopes)
 
     def sees(self, job_id: str) -> bool:
-        return job_id.startswith(self.prefix)
+        """Whether this job exists for it."""
+        return job_id.startswith(self.prefix) and (self.jobs is None or job_id in self.jobs)
+
+
+class StreamGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request for a stream may see, and until when. `exchange.grant` of every route with `stream=True`.
+
+    `principal.jobs` and `principal.prefix` are the token's filter. `expires_at`: seconds since 1970; None for a key,
+    which has no end of its own here (ask `services.keys.is_good`). `expired`: the token was well signed and its time is
+    over, or its key is revoked: the answer is 200, `retry`, `reauth`, end, and never data.
+    """
+
+    principal: Principal
+    expires_at: float | None = None
+    expired: bool = False
 
 
 def everybody(log: str) -> Principal:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import anyio
 import msgspec
 
-from api.auth import Principal
+from api.auth import Principal, StreamGrant
 from api.problems import MalformedRequest, TooLarge, Unauthorized, problem_of
 
 Message = MutableMapping[str, Any]
@@ -39,8 +39,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_headers", "_principal", "_query", "_send", "extra", "job_id", "receive", "request_id", "route", "scope",
-        "sent", "started", "status",
+        "_headers", "_principal", "_query", "_send", "extra", "grant", "job_id", "receive", "request_id", "route",
+        "scope", "sent", "started", "status",
     )  # fmt: skip
 
     def __init__(self, scope: ASGIScope, receive: Receive, send: Send, request_id: str) -> None:
@@ -48,6 +48,8 @@ class Exchange:
         self._headers: dict[bytes, bytes] | None = None
         self._query: dict[str, list[str]] | None = None
         self._principal: Principal | None = None
+        self.grant: StreamGrant | None = None
+        """Of routes that take stream tokens: what may be seen, and until when."""
         self.extra: list[tuple[bytes, bytes]] = []
         """Headers of every answer to this request."""
         self.job_id: str | None = None

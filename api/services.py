@@ -11,7 +11,10 @@ import anyio
 import anyio.to_thread
 
 from api.auth import Principal
+from api.keys import KeyRing
+from api.limits import Limits
 from api.problems import TookTooLong
+from api.tokens import StreamTokens
 from eventstore.aio import AsyncEventStore
 from eventstore.errors import StoreBusy
 from eventstore.store import EventStore
@@ -83,10 +86,13 @@ class Tenant:
 class Services:
     """What one process serves with. `redis_url` is "" without Redis."""
 
-    def __init__(self, store: EventStore, settings: Settings, *, redis_url: str = "") -> None:
+    def __init__(self, store: EventStore, settings: Settings, *, redis_url: str = "", keyless: bool = True) -> None:
         self.store = store
         self.settings = settings
         self.redis_url = redis_url
+        self.keys = KeyRing(store.log, keyless=keyless)
+        self.tokens = StreamTokens()
+        self.limits = Limits()
         self.reads = Reads(max(1, settings.pool_size - 2))
         self._tenants: dict[tuple[str, int | None], Tenant] = {}
 

@@ -19,9 +19,18 @@ async def serve(
     port: int,
     ready: Callable[[int, Services], None] | None = None,
     stop: anyio.Event | None = None,
+    keyless: bool | None = None,
 ) -> None:
-    """Serve until `stop` is set (or SIGINT or SIGTERM comes, without one). `ready` gets the port that was taken."""
-    services = Services(wiring.store(), wiring.settings, redis_url=wiring.live_redis_url() or "")
+    """Serve until `stop` is set (or SIGINT or SIGTERM comes, without one). `ready` gets the port that was taken.
+
+    `keyless`: no key is needed (default: only for embedded servers on a loopback address).
+    """
+    services = Services(
+        wiring.store(),
+        wiring.settings,
+        redis_url=wiring.live_redis_url() or "",
+        keyless=True if keyless is None else keyless,
+    )
     config = uvicorn.Config(App(services), host=host, port=port, http="httptools", access_log=False, log_config=None)
     server = uvicorn.Server(config)
     async with anyio.create_task_group() as tasks:

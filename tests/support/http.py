@@ -25,8 +25,11 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(database_url: str, redis_url: str = "", **settings: Any) -> Iterator[Server]:
-    """A server over a migrated database; makes the log of the settings if it is not there."""
+def serving(database_url: str, redis_url: str = "", *, keyless: bool = True, **settings: Any) -> Iterator[Server]:
+    """A server over a migrated database; makes the log of the settings if it is not there.
+
+    No key is needed unless `keyless=False`.
+    """
     found: list[tuple[int, Services]] = []
     started = threading.Event()
     with wired(Settings(database_url=database_url, redis_url=redis_url, **settings)) as wiring:
@@ -40,7 +43,7 @@ def serving(database_url: str, redis_url: str = "", **settings: Any) -> Iterator
                 started.set()
 
             async def run() -> None:
-                await serve(wiring, host="127.0.0.1", port=0, ready=ready, stop=stop)
+                await serve(wiring, host="127.0.0.1", port=0, ready=ready, stop=stop, keyless=keyless)
 
             running = portal.start_task_soon(run)
             running.add_done_callback(lambda _: started.set())
