@@ -35,12 +35,13 @@ class Exchange:
     """A request and its answer. Found by every route under `scope["headway"]`.
 
     `request_id` is the caller's `X-Request-Id` if it is harmless, else ours; it is in the answer, the access log and in
-    problem documents. `status` and `sent` (bytes of body) are for the access log.
+    problem documents. `status`, `sent` (bytes of body) and `events` (sent by a stream; None for other routes) are for
+    the access log.
     """
 
     __slots__ = (
-        "_headers", "_principal", "_query", "_send", "extra", "grant", "job_id", "receive", "request_id", "route",
-        "scope", "sent", "started", "status",
+        "_headers", "_principal", "_query", "_send", "events", "extra", "grant", "job_id", "receive", "request_id",
+        "route", "scope", "sent", "started", "status",
     )  # fmt: skip
 
     def __init__(self, scope: ASGIScope, receive: Receive, send: Send, request_id: str) -> None:
@@ -56,6 +57,7 @@ class Exchange:
         self.route = "-"
         self.started = time.perf_counter()
         self.status, self.sent = 0, 0
+        self.events: int | None = None
 
     # -- what came --------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from api.auth import Principal
 from api.keys import KeyRing
 from api.limits import Limits
 from api.problems import TookTooLong
+from api.telemetry import Metrics
 from api.tokens import StreamTokens
 from eventstore.aio import AsyncEventStore
 from eventstore.errors import StoreBusy
@@ -84,12 +85,17 @@ class Tenant:
 
 
 class Services:
-    """What one process serves with. `redis_url` is "" without Redis."""
+    """What one process serves with. `redis_url` is "" without Redis.
+
+    `stopping` is set when the server begins to stop: streams then end, and nothing new is begun.
+    """
 
     def __init__(self, store: EventStore, settings: Settings, *, redis_url: str = "", keyless: bool = True) -> None:
         self.store = store
         self.settings = settings
         self.redis_url = redis_url
+        self.stopping = anyio.Event()
+        self.metrics = Metrics()
         self.keys = KeyRing(store.log, keyless=keyless)
         self.tokens = StreamTokens()
         self.limits = Limits()
