@@ -1,21 +1,28 @@
-"""What the environment says, read once and checked: the only place that looks at it.
+"""What the environment and the configuration file say, read once and checked: the only place that looks at it.
 
-A variable that is empty counts as not set. A value that breaks its rule is refused by name; nothing falls back in
-silence to a default that nobody asked for. Passwords are hidden wherever settings are shown.
+The environment wins over the file, the file over the defaults. A variable that is empty counts as not set. A value
+that breaks its rule is refused by name; nothing falls back in silence to a default that nobody asked for. Passwords
+are hidden wherever settings are shown.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import unquote
 
 import msgspec
 
+from api.variables import BY_FIELD, VARIABLES, Variable
+
 DEFAULT_LOG: Final = "default"
 HIDDEN: Final = "***"
+FILE: Final = "headway.toml"
 
 _FLAGS: Final = re.IGNORECASE | re.DOTALL
 _USER_PART: Final = re.compile(r"(?P<before>^[a-z][a-z0-9+.-]*://[^/?#:@]*:)(?P<secret>.+)(?=@)", _FLAGS)
@@ -27,7 +34,7 @@ _SHORTEST: Final = 4  # characters; a shorter password is not looked for in free
 
 
 class SettingsError(Exception):
-    """A variable of the environment breaks its rule. `variable`, `given` (passwords hidden) and `rule` say which."""
+    """A setting breaks its rule. `variable`, `given` (passwords hidden) and `rule` say which."""
 
     code: ClassVar[str] = "invalid_setting"
     retryable: ClassVar[bool] = False
@@ -37,6 +44,14 @@ class SettingsError(Exception):
         shown = shown if len(shown) <= 80 else shown[:79] + "…"
         super().__init__(f"{variable}: {rule}; given {shown!r}")
         self.variable, self.given, self.rule = variable, shown, rule
+
+
+class BadConfigFile(SettingsError):
+    """The configuration file can't be read, is no TOML, or names a setting that does not exist."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        Exception.__init__(self, f"{path}: {why}")
+        self.variable, self.given, self.rule = str(path), "", why
 
 
 def secrets_of(url: str) -> Iterator[str]:
@@ -55,12 +70,11 @@ def hide(url: str) -> str:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that can be set. `""` for a URL means: not set, so the embedded server is used where there is one.
-
-    `pool_size` connections for reads; `max_job_events` events in a job before only its end is accepted;
-    `stream_length` events kept in Redis per log, about; `snapshot_ttl` seconds of a cached snapshot.
+    """All that can be set; `VARIABLES` says what each is for. `""` for a URL means: not set, so the embedded server is
+    used where there is one.
     """
 
+    config: str = ""
     database_url: str = ""
     redis_url: str = ""
     log: str = DEFAULT_LOG
@@ -71,22 +85,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_job_events: int = 50_000
     stream_length: int = 100_000
     snapshot_ttl: int = 3_600
+    host: str = "127.0.0.1"
+    port: int = 8_000
+    tls_cert: str = ""
+    tls_key: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    require_keys: bool = False
+    token_ttl: int = 900
+    keep_traceparent: bool = True
+    append_rate: int = 200
+    append_burst: int = 1_000
+    streams_per_key: int = 100
+    max_streams: int = 10_000
+    max_connections: int = 15_000
+    stop_patience: int = 15
+    keep_traceparent: bool = True
+    access_log: bool = True
     log_format: Literal["text", "json"] = "text"
     debug: bool = False
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings of this process. Raises `SettingsError` for the first variable that breaks its rule."""
+        """The settings of this process. Raises `SettingsError` for the first one that breaks its rule."""
+        return cls.load_with_origins(environ)[0]
+
+    @classmethod
+    def load_with_origins(cls, environ: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, str]]:
+        """The settings, and where each that is no default comes from: a variable's name, or the file's path."""
         given = os.environ if environ is None else environ
+        path = _config_file(given)
         values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        if path is not None:
+            values = _read_file(path)
+            origins = dict.fromkeys(values, str(path))
         for name, variable in VARIABLES.items():
             text = given.get(name, "")
             if text:
-                try:
-                    values[variable.field] = variable.parse(text)
-                except ValueError:
-                    raise SettingsError(name, text, variable.rule) from None
-        return cls(**values)
+                values[variable.field] = _parse(name, variable, text)
+                origins[variable.field] = name
+        return cls(**values), origins
 
     @property
     def embeds_postgres(self) -> bool:
@@ -118,6 +157,57 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return list(self.shown().items())
 
 
+def _parse(name: str, variable: Variable, text: str) -> Any:
+    try:
+        return variable.parse(text)
+    except ValueError:
+        raise SettingsError(name, text, variable.rule) from None
+
+
+def _config_file(environ: Mapping[str, str]) -> Path | None:
+    named = environ.get("HEADWAY_CONFIG", "")
+    if named:
+        return Path(named)
+    here = Path(FILE)
+    return here if here.is_file() else None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfigFile(path, f"it can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadConfigFile(path, "it is no UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfigFile(path, f"it is no TOML: {error}") from None
+    values: dict[str, Any] = {}
+    for field, value in found.items():
+        name = BY_FIELD.get(field)
+        if name is None or field == "config":
+            raise BadConfigFile(path, f"there is no setting {field!r}{_suggestion(field, BY_FIELD)}")
+        variable = VARIABLES[name]
+        values[field] = _parse(f"{path}: {field}", variable, _as_text(value))
+    return values
+
+
+def _as_text(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return ",".join(_as_text(part) for part in value)
+        case str() | int():
+            return str(value)
+        case _:
+            return repr(value)
+
+
+def _suggestion(name: str, names: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; `headway config` lists them"
+
+
 def wants_tracebacks(environ: Mapping[str, str] | None = None) -> bool:
     """Whether HEADWAY_DEBUG asks for tracebacks; works when other variables are wrong."""
     given = os.environ if environ is None else environ
@@ -128,97 +218,3 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Variables that begin with HEADWAY_ and mean nothing: most likely a slip of the pen."""
     given = os.environ if environ is None else environ
     return sorted(name for name in given if name.startswith("HEADWAY_") and name not in VARIABLES)
-
-
-class Variable(NamedTuple):
-    """A variable: the field that it sets, how it is read (ValueError: it breaks the rule), its rule, what it is for."""
-
-    field: str
-    parse: Callable[[str], Any]
-    rule: str
-    purpose: str
-
-
-def _matching(pattern: str) -> Callable[[str], str]:
-    compiled = re.compile(pattern, re.DOTALL)
-
-    def parse(text: str) -> str:
-        if compiled.fullmatch(text) is None:
-            raise ValueError
-        return text
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if re.fullmatch(r"[0-9]{1,12}", text) is None or not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-
-    return parse
-
-
-def _switch(text: str) -> bool:
-    match text.lower():
-        case "1" | "true" | "yes" | "on":
-            return True
-        case "0" | "false" | "no" | "off":
-            return False
-        case _:
-            raise ValueError
-
-
-_SWITCH: Final = "1 or 0 (true, yes, on; false, no, off)"
-_POSTGRES: Final = r"(postgres|postgresql|postgresql\+psycopg)://.*|\s*[a-z_]+\s*=.*"
-
-VARIABLES: Final[dict[str, Variable]] = {
-    "DATABASE_URL": Variable(
-        "database_url",
-        _matching(_POSTGRES),
-        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
-        "PostgreSQL; without it one is started here",
-    ),
-    "REDIS_URL": Variable(
-        "redis_url",
-        _matching(r"(redis|rediss|unix)://.+"),
-        "redis://, rediss:// or unix:// and an address",
-        "Redis or Valkey; without it and DATABASE_URL one is started here",
-    ),
-    "HEADWAY_LOG": Variable(
-        "log",
-        _matching(r"[a-z0-9][a-z0-9_-]{0,62}"),
-        "1 to 63 of a-z 0-9 _ -, beginning with a letter or digit",
-        "the log to work on",
-    ),
-    "HEADWAY_DATA_DIR": Variable(
-        "data_dir",
-        _matching(r"[^\x00-\x1f\x7f]+"),
-        "a path without control characters",
-        "where the embedded servers keep their data",
-    ),
-    "HEADWAY_PGBOUNCER": Variable("pgbouncer", _switch, _SWITCH, "a transaction pooler stands before PostgreSQL"),
-    "HEADWAY_ALLOW_UNSAFE": Variable(
-        "allow_unsafe", _switch, _SWITCH, "append although fsync or full_page_writes is off"
-    ),
-    "HEADWAY_POOL_SIZE": Variable("pool_size", _whole(1, 100), "a whole number from 1 to 100", "connections for reads"),
-    "HEADWAY_MAX_JOB_EVENTS": Variable(
-        "max_job_events", _whole(1, 10_000_000), "a whole number from 1 to 10000000", "events in one job"
-    ),
-    "HEADWAY_STREAM_LENGTH": Variable(
-        "stream_length",
-        _whole(1_000, 100_000_000),
-        "a whole number from 1000 to 100000000",
-        "events of a log kept in Redis, about",
-    ),
-    "HEADWAY_SNAPSHOT_TTL": Variable(
-        "snapshot_ttl",
-        _whole(1, 31_536_000),
-        "seconds, a whole number from 1 to 31536000",
-        "how long a cached snapshot lives",
-    ),
-    "HEADWAY_LOG_FORMAT": Variable(
-        "log_format", _matching("text|json"), "text or json", "what this program logs on stderr"
-    ),
-    "HEADWAY_DEBUG": Variable("debug", _switch, _SWITCH, "show tracebacks"),
-}

@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from api.cli.text import visible
-from api.settings import VARIABLES, Settings
+from api.settings import Settings
+from api.variables import VARIABLES
 
 if TYPE_CHECKING:
     from api.wiring import Wiring

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.pretty import pprint
 
 from api.settings import Settings, SettingsError, hide, unknown_variables, wants_tracebacks
+from api.variables import VARIABLES
 
 
 def test_nothing_set_means_embedded_servers_and_the_default_log() -> None:
@@ -39,15 +42,105 @@ def test_every_variable_is_read() -> None:
         "HEADWAY_MAX_JOB_EVENTS": "7",
         "HEADWAY_STREAM_LENGTH": "1000",
         "HEADWAY_SNAPSHOT_TTL": "60",
+        "HEADWAY_HOST": "::",
+        "HEADWAY_PORT": "0",
+        "HEADWAY_TLS_CERT": "/c.pem",
+        "HEADWAY_TLS_KEY": "/k.pem",
+        "HEADWAY_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "HEADWAY_CORS_ORIGINS": "https://a.example,http://localhost:5173,https://a.example",
+        "HEADWAY_REQUIRE_KEYS": "1",
+        "HEADWAY_TOKEN_TTL": "60",
+        "HEADWAY_APPEND_RATE": "5",
+        "HEADWAY_APPEND_BURST": "6",
+        "HEADWAY_STREAMS_PER_KEY": "7",
+        "HEADWAY_MAX_STREAMS": "8",
+        "HEADWAY_MAX_CONNECTIONS": "90",
+        "HEADWAY_STOP_PATIENCE": "3",
+        "HEADWAY_KEEP_TRACEPARENT": "0",
+        "HEADWAY_ACCESS_LOG": "off",
         "HEADWAY_LOG_FORMAT": "json",
         "HEADWAY_DEBUG": "on",
     }
-    assert Settings.load(given) == Settings(
+    loaded, origins = Settings.load_with_origins(given)
+    assert loaded == Settings(
         database_url="host=/tmp dbname=x", redis_url="rediss://h/1", log="eu-1", data_dir="/d", pgbouncer=True,
-        allow_unsafe=True, pool_size=3, max_job_events=7, stream_length=1_000, snapshot_ttl=60, log_format="json",
-        debug=True,
+        allow_unsafe=True, pool_size=3, max_job_events=7, stream_length=1_000, snapshot_ttl=60, host="::", port=0,
+        tls_cert="/c.pem", tls_key="/k.pem", trusted_proxies=("10.0.0.0/8", "::1/128"),
+        cors_origins=("https://a.example", "http://localhost:5173"), require_keys=True, token_ttl=60, append_rate=5,
+        append_burst=6, streams_per_key=7, max_streams=8, max_connections=90, stop_patience=3,
+        keep_traceparent=False, access_log=False, log_format="json", debug=True,
     )  # fmt: skip
     assert unknown_variables(given) == []
+    assert set(origins.values()) == set(given) == set(VARIABLES) - {"HEADWAY_CONFIG"}
+
+
+def test_every_setting_has_a_variable_and_every_variable_a_setting() -> None:
+    assert sorted(variable.field for variable in VARIABLES.values()) == sorted(Settings.__struct_fields__)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Writes a configuration file; the environment that names it."""
+
+    def write(text: str) -> dict[str, str]:
+        path = tmp_path / "headway.toml"
+        path.write_text(text, encoding="utf-8")
+        return {"HEADWAY_CONFIG": str(path)}
+
+    return write
+
+
+Config = Callable[[str], dict[str, str]]
+
+
+def test_a_file_sets_what_the_environment_does_not(config: Config) -> None:
+    given = config('log = "eu-1"\nport = 9000\naccess_log = false\ncors_origins = ["https://a.example"]\n')
+    loaded, origins = Settings.load_with_origins(given | {"HEADWAY_PORT": "9001"})
+    assert (loaded.log, loaded.port, loaded.access_log) == ("eu-1", 9001, False)
+    assert loaded.cors_origins == ("https://a.example",)
+    assert (origins["log"], origins["port"]) == (given["HEADWAY_CONFIG"], "HEADWAY_PORT")
+    assert "pool_size" not in origins
+
+
+def test_the_file_headway_toml_of_the_working_folder_is_read(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(config('log = "here"')["HEADWAY_CONFIG"]).parent)
+    assert Settings.load({}).log == "here"
+    assert Settings.load({"HEADWAY_LOG": "there"}).log == "there"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pool_sise = 3", "there is no setting 'pool_sise'; did you mean 'pool_size'?"),
+        ("HEADWAY_LOG = 'x'", "there is no setting 'HEADWAY_LOG'"),
+        ("config = 'other.toml'", "there is no setting 'config'"),
+        ("[server]\nport = 1", "there is no setting 'server'"),
+        ("port = true", "port: a whole number from 0 to 65535; given 'true'"),
+        ("port = 1.5", "port: a whole number from 0 to 65535; given '1.5'"),
+        ("port = 70000", "port: a whole number from 0 to 65535; given '70000'"),
+        ("log = ['a', 'b']", "log: 1 to 63 of"),
+        ("cors_origins = ['example.com']", "cors_origins: origins with commas"),
+        ("cors_origins = ['https://a.example/path']", "cors_origins: origins with commas"),
+        ("trusted_proxies = ['10.0.0.1/8']", "trusted_proxies: addresses or networks"),
+        ("port = ", "it is no TOML"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused_by_name(config: Config, text: str, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load(config(text))
+    assert told in str(refused.value)
+    assert "headway.toml" in str(refused.value)
+
+
+def test_a_password_in_a_refused_file_is_hidden(config: Config) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load(config('database_url = "mysql://u:s3cret@h/d"'))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: it can't be read: No such file"):
+        Settings.load({"HEADWAY_CONFIG": str(tmp_path / "none.toml")})
 
 
 @pytest.mark.parametrize(
