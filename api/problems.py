@@ -76,10 +76,20 @@ class PreconditionFailed(ApiError):
 
 
 class TooLarge(ApiError):
+    """Closes the connection: the rest of the body is not read."""
+
     code = "too_large"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the body is larger than {limit:,} bytes: send less at once", limit=limit)
+        super().__init__(
+            f"the body is larger than {limit:,} bytes: send less at once", limit=limit, headers={"connection": "close"}
+        )
+
+
+class InvalidLine(log_errors.InvalidEvent):
+    """An event of an NDJSON body breaks a rule; `line` counts from 1."""
+
+    line = 0
 
 
 class UriTooLong(ApiError):
@@ -165,6 +175,7 @@ INTERNAL: Final = Kind(500, "A fault of the server's own")
 _BY_RULE: Final = {"not_unicode": 400}
 _FACTS: Final = {
     log_errors.InvalidEvent: ("field", "given", "rule"),
+    InvalidLine: ("field", "given", "rule", "line"),
     log_errors.InvalidCursor: ("given",),
     log_errors.InvalidFilter: ("field", "given", "rule"),
     log_errors.WrongExpectedVersion: ("job_id", "actual"),

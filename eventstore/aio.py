@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from eventstore.append_call import AppendCall
 from eventstore.batch import Head
+from eventstore.codec import Prepared
 from eventstore.cursor import Cursor, Where
 from eventstore.events import ANY, Appended, Expected, NewEvent, RecordedEvent
 from eventstore.store import TIMEOUT, EventStore, make_call
@@ -50,22 +51,27 @@ class AsyncEventStore:
         self, job_id: str, events: Sequence[NewEvent], *, expected: Expected | int = ANY, timeout: float = TIMEOUT
     ) -> list[Appended]:
         """See `EventStore.append`."""
-        prepared = self.blocking.prepare(job_id, events)
-        call = make_call(prepared, expected, timeout)
-        call.attach(asyncio.get_running_loop())
-        return await self._submit(call)
+        return await (await self.submit(self.blocking.prepare(job_id, events), expected, timeout=timeout)).wait_async()
 
     async def append_many(self, events: Sequence[tuple[str, NewEvent]], *, timeout: float = TIMEOUT) -> list[Appended]:
         """See `EventStore.append_many`."""
-        call = make_call(self.blocking.prepare_many(events), ANY, timeout)
-        call.attach(asyncio.get_running_loop())
-        return await self._submit(call)
+        return await (await self.submit(self.blocking.prepare_many(events), timeout=timeout)).wait_async()
 
-    async def _submit(self, call: AppendCall) -> list[Appended]:
+    async def submit(
+        self,
+        events: Sequence[Prepared],
+        expected: Expected | int = ANY,
+        *,
+        timeout: float = TIMEOUT,
+        summarize: bool = False,
+    ) -> AppendCall:
+        """See `EventStore.submit`; await the call's `wait_async`. `summarize` fills its `summaries`."""
+        call = make_call(events, expected, timeout, summarize=summarize)
+        call.attach(asyncio.get_running_loop())
         known = self.blocking.log_is_known()
         committer = self.blocking.committer() if known else await self.run(self.blocking.committer)
         committer.submit(call)
-        return await call.wait_async()
+        return call
 
     async def head(self) -> Head:
         return await self.run(self.blocking.head)

@@ -20,8 +20,10 @@ class AppendCall(Request):
 
     __slots__ = ("_done", "_future", "_loop", "_outcome", "_pid", "_token", "deadline")
 
-    def __init__(self, events: Sequence[Prepared], expected: Expected | int = ANY, *, timeout: float) -> None:
-        super().__init__(events, expected)
+    def __init__(
+        self, events: Sequence[Prepared], expected: Expected | int = ANY, *, timeout: float, summarize: bool = False
+    ) -> None:
+        super().__init__(events, expected, summarize=summarize)
         self.deadline = time.monotonic() + timeout
         self._pid = os.getpid()
         self._token = [True]
@@ -68,16 +70,19 @@ class AppendCall(Request):
 
     async def wait_async(self) -> list[Appended]:
         """`wait` without a thread. Cancelling it withdraws the call if nobody took it yet."""
-        future = self._future
+        future, loop = self._future, self._loop
         assert future is not None
+        assert loop is not None
+        patience = loop.call_later(max(0.0, self.deadline - time.monotonic()) + 0.2, self.wake)
         try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self.deadline - time.monotonic() + 0.2):
-                await future
-        except TimeoutError:
-            self._give_up()
+            await future
         except asyncio.CancelledError:
             self.take()
             raise
+        finally:
+            patience.cancel()
+        if self._outcome is None:
+            self._give_up()
         return self._answer()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from eventstore import chain
-from eventstore.codec import Prepared
+from eventstore.codec import Prepared, canonical
 from eventstore.errors import EventIdConflict, EventStoreError, JobFull, WrongExpectedVersion
 from eventstore.events import ANY, ENDING_TYPES, LOG_JOB, NO_JOB, Appended, Expected, RecordedEvent
 from eventstore.inline import InlineProjection, Verdict
@@ -55,12 +55,17 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Request:
-    """One call: its events, in order, and the version that it expects of its job."""
+    """One call: its events, in order, and the version that it expects of its job.
 
-    __slots__ = ("events", "expected")
+    Who asks with `summarize` finds in `summaries`, once the call is answered, what the projection says of each of its
+    jobs right after the call: in the order in which the jobs first stand in it.
+    """
 
-    def __init__(self, events: Sequence[Prepared], expected: Expected | int = ANY) -> None:
-        self.events, self.expected = events, expected
+    __slots__ = ("events", "expected", "summaries", "summarize")
+
+    def __init__(self, events: Sequence[Prepared], expected: Expected | int = ANY, *, summarize: bool = False) -> None:
+        self.events, self.expected, self.summarize = events, expected, summarize
+        self.summaries: dict[str, Any] = {}
 
 
 class Batch(msgspec.Struct):
@@ -126,6 +131,10 @@ def fold_batch(
             seen[event.event_id] = event
         fresh += new
         outcomes.append([_answer(event, known, seen, head.epoch) for event in request.events])
+        if request.summarize:
+            request.summaries = {event.job_id: None for event in request.events}
+            for job_id in request.summaries:
+                request.summaries[job_id] = projection.summary(states[job_id])
     after = msgspec.structs.replace(head, position=position, hash=link) if fresh else head
     return Batch(after, fresh, outcomes)
 
@@ -166,7 +175,10 @@ def _admit(
 
 
 def compare(event: Prepared, first: Known | Prepared) -> None:
-    """Raise `EventIdConflict` unless `event` says what the event with its id says already."""
+    """Raise `EventIdConflict` unless `event` says what the event with its id says already.
+
+    `data.traceparent` may differ: it names the request, and a retry is another request.
+    """
     if event.job_id != first.job_id:
         raise EventIdConflict(_show(event.event_id))
     differs = next((name for name in ("type", "step", "attempt", "seq", "text") if _differ(event, first, name)), None)
@@ -179,7 +191,18 @@ def compare(event: Prepared, first: Known | Prepared) -> None:
 
 
 def _differ(event: Prepared, first: Known | Prepared, name: str) -> bool:
-    return bool(getattr(event, name) != getattr(first, name))
+    mine, theirs = getattr(event, name), getattr(first, name)
+    if mine == theirs:
+        return False
+    return name != "text" or _untraced(mine) != _untraced(theirs)
+
+
+def _untraced(text: bytes) -> bytes:
+    data = msgspec.json.decode(text)
+    if "traceparent" not in data:
+        return text
+    del data["traceparent"]
+    return canonical(data)[1]
 
 
 def _show(event_id: bytes) -> str:

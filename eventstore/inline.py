@@ -99,6 +99,12 @@ class InlineProjection(Protocol):
         Forgets what was touched."""
         ...
 
+    def summary(self, state: Any) -> Any:
+        """What an appender may be told of the job as it stands: a value that does not change with the state, or None.
+
+        Must not ask the database: it is called in the committer, between folding and writing."""
+        ...
+
     def size(self, state: Any) -> int:
         """About how many bytes the state holds, for the cache's limit."""
         ...
@@ -144,6 +150,9 @@ class NoProjection:
     def rows(self, log_id: int, states: Iterable[_Bare]) -> dict[str, PgArray]:
         del log_id, states
         return {}
+
+    def summary(self, state: _Bare) -> None:
+        del state
 
     def size(self, state: _Bare) -> int:
         return 100 + len(state.job_id)

@@ -337,14 +337,16 @@ def prepare_all(
     return ready
 
 
-def make_call(events: Sequence[Prepared], expected: Expected | int, timeout: float) -> AppendCall:
+def make_call(
+    events: Sequence[Prepared], expected: Expected | int, timeout: float, *, summarize: bool = False
+) -> AppendCall:
     """A call for a committer. Raises `InvalidEvent` for an expectation that means nothing."""
     if expected is not ANY:
         if expected is not NO_JOB and (type(expected) is not int or expected < 0):
             raise InvalidEvent("expected", expected, "ANY, NO_JOB or a version from 0", "wrong_type")
         if len({event.job_id for event in events}) > 1:
             raise InvalidEvent("expected", expected, "ANY for a call over many jobs", "out_of_range")
-    return AppendCall(events, expected, timeout=timeout)
+    return AppendCall(events, expected, timeout=timeout, summarize=summarize)
 
 
 __all__ = ["ANY", "LOG_JOB", "NO_JOB", "EventStore", "make_call"]

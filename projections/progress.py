@@ -16,6 +16,7 @@ from eventstore.pgarray import PgArray
 from projections import fold
 from projections.check import check
 from projections.rows import read_states, write_params
+from projections.standing import JobStanding, standing
 from projections.state import JobState
 
 SMALL: Final = 256
@@ -87,6 +88,9 @@ class Progress:
             if not self._keep_attempts:
                 state.attempts.clear()
         return params
+
+    def summary(self, state: JobState) -> JobStanding:
+        return standing(state)
 
     def size(self, state: JobState) -> int:
         return 1_500 + 700 * len(state.steps) + 300 * len(state.attempts) + 2 * max(state.text_size, 0)
