@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -52,11 +53,13 @@ class Reads:
             await limiter.acquire_on_behalf_of(mine)
         if waiting.cancelled_caught:
             raise StoreBusy(f"all {self._places} connections for reading are in use: try again in a moment")
-        begun = False
+        token = [True]  # of thread and caller the one that pops it first decides whether the read begins
 
-        def read() -> R:
-            nonlocal begun
-            begun = True
+        def read() -> R | None:
+            try:
+                token.pop()
+            except IndexError:
+                return None  # nobody waits for it any more, and its place is free already
             try:
                 return function(*args, **kwargs)
             finally:
@@ -67,9 +70,10 @@ class Reads:
 
         try:
             with anyio.move_on_after(REQUEST_LIMIT):
-                return await anyio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._threads)
+                return cast("R", await anyio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._threads))
         finally:
-            if not begun:
+            with suppress(IndexError):
+                token.pop()
                 limiter.release_on_behalf_of(mine)
         raise TookTooLong(f"the database gave no answer within {REQUEST_LIMIT:g} s: try again")
 
