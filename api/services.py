@@ -22,6 +22,7 @@ from eventstore.errors import StoreBusy
 from eventstore.store import EventStore
 
 if TYPE_CHECKING:
+    from api.background import Background
     from api.settings import Settings
 
 P = ParamSpec("P")
@@ -91,7 +92,8 @@ class Tenant:
 class Services:
     """What one process serves with. `redis_url` is "" without Redis.
 
-    `stopping` is set when the server begins to stop: streams then end, and nothing new is begun.
+    `stopping` is set when the server begins to stop: streams then end, and nothing new is begun. `background` knows how
+    far relay and projections of this process are.
     """
 
     def __init__(self, store: EventStore, settings: Settings, *, redis_url: str = "", keyless: bool = True) -> None:
@@ -100,6 +102,7 @@ class Services:
         self.redis_url = redis_url
         self.stopping = anyio.Event()
         self.metrics = Metrics()
+        self.background: Background | None = None
         self.keys = KeyRing(store.log, keyless=keyless)
         self.tokens = StreamTokens()
         self.limits = Limits()

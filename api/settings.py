@@ -93,7 +93,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     require_keys: bool = False
     token_ttl: int = 900
-    keep_traceparent: bool = True
     append_rate: int = 200
     append_burst: int = 1_000
     streams_per_key: int = 100

@@ -29,6 +29,7 @@ class Session:
         self.log = log
         self._changed: dict[str, Any] = {}
         self._settings: Settings | None = None
+        self._origins: dict[str, str] = {}
 
     def change(self, **changed: Any) -> None:
         """Let options of a command stand before the environment's settings."""
@@ -39,7 +40,8 @@ class Session:
     def settings(self) -> Settings:
         """Raises `SettingsError`, and click's usage error for a name that no log can have."""
         if self._settings is None:
-            settings = msgspec.structs.replace(Settings.load(), **self._changed)
+            loaded, self._origins = Settings.load_with_origins()
+            settings = msgspec.structs.replace(loaded, **self._changed)
             if self.log is not None:
                 variable = VARIABLES["HEADWAY_LOG"]
                 try:
@@ -48,6 +50,12 @@ class Session:
                     raise click.BadParameter(f"{visible(self.log)!r}: {variable.rule}", param_hint="--log") from None
             self._settings = settings
         return self._settings
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each setting that is no default comes from: a variable's name, or the configuration file's path."""
+        _ = self.settings
+        return self._origins
 
     @contextmanager
     def wired(self, *, redis: bool = False) -> Iterator[Wiring]:
