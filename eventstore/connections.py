@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors as pg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from eventstore import hot as hot_statements
 from eventstore import statements
@@ -30,7 +32,10 @@ OPTIONS: Final = (
     "-c idle_in_transaction_session_timeout=10s -c default_transaction_isolation=read\\ committed"
     " -c client_encoding=UTF8 -c plan_cache_mode=force_generic_plan"
 )
-
+READ_ONLY: Final = b"BEGIN READ ONLY"
+SNAPSHOT: Final = (b"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",)
+# Not set_config: a SELECT would take the transaction's snapshot, and that must come after a LOCK TABLE that follows.
+AS_READER: Final = (b"SET LOCAL statement_timeout = 10000", b"SET LOCAL ROLE headway_reader")
 
 INHERITED: Final[list[object]] = []
 """What a forked child must neither use nor close nor let the garbage collector close."""
@@ -93,8 +98,9 @@ class Database:
         return statements.adapt(conn)
 
     @contextmanager
-    def session(self) -> Iterator[Conn]:
-        """A pooled connection, as the driver's.
+    def session(self, *, snapshot: bool = False) -> Iterator[Conn]:
+        """A pooled connection, as the driver's; with `snapshot` in one REPEATABLE READ, READ ONLY transaction, whose
+        snapshot is taken by the first statement that reads. `LOCK TABLE` is none.
 
         Raises `StoreUnavailable` when the database can't be reached or is not well, also from inside the block; what
         PostgreSQL says of the statements themselves goes up as it is.
@@ -108,7 +114,11 @@ class Database:
         with pooled:
             driver: Conn = pooled.connection.driver_connection  # type: ignore[assignment]
             try:
-                yield driver
+                if snapshot:
+                    with _transaction(driver, SNAPSHOT):
+                        yield driver
+                else:
+                    yield driver
             except pg.UndefinedTable as error:
                 raise StoreUnavailable(f"{str(error).splitlines()[0]}: run `headway migrate`") from error
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -127,6 +137,48 @@ class Database:
             engine.dispose()
         elif engine is not None:
             INHERITED.append(engine)
+
+
+class Walled(Database):
+    """The same database, and pool, behind the second wall: every session is a READ ONLY transaction as the role
+    `headway_reader`, which row-level security lets see one log. Appending is not possible through it.
+
+    All of it is `SET LOCAL`: it ends with the transaction, so no pooled connection keeps a tenant, also in PgBouncer.
+    """
+
+    def __init__(self, database: Database, log_id: int) -> None:
+        super().__init__(database.url, pool_size=database.pool_size, pgbouncer=database.pgbouncer)
+        self._database = database
+        of_log = sql.SQL("SET LOCAL headway.log_id = {}").format(str(int(log_id))).as_string(None).encode()
+        self._begin = (READ_ONLY, *AS_READER, of_log)
+        self._begin_snapshot = (*SNAPSHOT, *AS_READER, of_log)
+
+    @property
+    def engine(self) -> sa.Engine:
+        return self._database.engine
+
+    @contextmanager
+    def session(self, *, snapshot: bool = False) -> Iterator[Conn]:
+        begin = self._begin_snapshot if snapshot else self._begin
+        with self._database.session() as conn, _transaction(conn, begin):
+            yield conn
+
+    def dispose(self, *, forked: bool = False) -> None:
+        """Nothing: the pool is another's."""
+
+
+@contextmanager
+def _transaction(conn: Conn, begin: Iterable[bytes]) -> Iterator[None]:
+    """A transaction in pipeline mode: what begins it travels with the first statement of the block."""
+    try:
+        with conn.pipeline():
+            for statement in begin:
+                conn.execute(statement, prepare=False)
+            yield
+            conn.execute(b"COMMIT", prepare=False)
+    finally:
+        if not conn.closed and conn.info.transaction_status != TransactionStatus.IDLE:
+            conn.execute(b"ROLLBACK")
 
 
 def identity(conn: Conn) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = "0003"
+SCHEMA_VERSION: Final = "0004"
 """The newest revision in migrations/versions; `doctor` and the start-up check compare it with the database's."""
 
 # events has no foreign key: checking one costs each row a lock on its log, and logs are never deleted. The patterns

@@ -14,7 +14,7 @@ from eventstore.append_call import AppendCall
 from eventstore.batch import MAX_JOB_EVENTS, Head
 from eventstore.codec import Prepared, check_job_id, check_log, prepare
 from eventstore.committer import Committer, Listener
-from eventstore.connections import Database
+from eventstore.connections import Database, Walled
 from eventstore.cursor import Cursor, Where
 from eventstore.errors import InvalidEvent, StoreBusy, StoreClosed
 from eventstore.events import ANY, LOG_JOB, NO_JOB, Appended, Expected, NewEvent, RecordedEvent
@@ -87,11 +87,25 @@ class EventStore:
             raise StoreClosed
         return owner
 
+    def _reading(self) -> Database:
+        self._here()
+        return self.database
+
     def for_log(self, log: str) -> EventStore:
-        """The same store, looking at another log: pool, committers and listeners are shared."""
+        """The same store, looking at another log: pool, committers and listeners are shared, and the wall stays."""
         other = object.__new__(EventStore)
         other.__dict__.update(self._here().__dict__)
-        other.log, other._owner = check_log(log), self._owner
+        other.log, other._owner, other.database = check_log(log), self._owner, self.database
+        return other
+
+    def walled(self, log_id: int) -> EventStore:
+        """The same store, whose reads see the log with this number only: PostgreSQL itself keeps the others away.
+
+        The number comes from whoever asks, not from the log's name: two filters that don't know of each other. Needs
+        the roles of the migration, and membership in `headway_reader`. Appends are made as before.
+        """
+        other = self.for_log(self.log)
+        other.database = Walled(self._here().database, log_id)
         return other
 
     # -- append -----------------------------------------------------------------------------------------------------
@@ -195,14 +209,14 @@ class EventStore:
 
     def logs(self) -> list[Head]:
         """All logs of the database, oldest first."""
-        with self._here().database.session() as conn:
+        with self._reading().session() as conn:
             return statements.list_logs(conn)
 
     def log_id(self) -> int:
         owner = self._here()
         log_id = owner._log_ids.get(self.log)
         if log_id is None:
-            with owner.database.session() as conn:
+            with self._reading().session() as conn:
                 log_id = owner._log_ids[self.log] = statements.find_log(conn, self.log).log_id
         return log_id
 
@@ -213,7 +227,7 @@ class EventStore:
     def head(self) -> Head:
         """Where the log stands now."""
         log_id = self.log_id()
-        with self._here().database.session() as conn:
+        with self._reading().session() as conn:
             return statements.read_head(conn, log_id)
 
     def resolve(self, cursor: str | int | Cursor | Where | None) -> tuple[Head, int]:
@@ -222,7 +236,7 @@ class EventStore:
         Raises `InvalidCursor`, or `LogDiverged` with the last common cursor: ahead of the log, or of another history.
         """
         log_id = self.log_id()
-        with self._here().database.session() as conn:
+        with self._reading().session() as conn:
             return resolve(conn, log_id, cursor)
 
     # -- read -------------------------------------------------------------------------------------------------------
@@ -230,13 +244,13 @@ class EventStore:
     def read_log(self, after: int = 0, *, upto: int = FAR, limit: int = 1_000) -> list[RecordedEvent]:
         """Events of the log after a position (exclusive) up to one (inclusive), in order, at most `limit`."""
         log_id = self.log_id()
-        with self._here().database.session() as conn:
+        with self._reading().session() as conn:
             return statements.recorded(conn.execute(statements.READ_LOG, (log_id, after, upto, limit), binary=True))
 
     def read_job(self, job_id: str, after: int = 0, *, upto: int = FAR, limit: int = 1_000) -> list[RecordedEvent]:
         """Events of a job after a version (exclusive), up to a position of the log (inclusive), in order."""
         log_id = self.log_id()
-        with self._here().database.session() as conn:
+        with self._reading().session() as conn:
             return statements.recorded(
                 conn.execute(statements.READ_JOB, (log_id, job_id, after, upto, limit), binary=True)
             )
@@ -244,7 +258,7 @@ class EventStore:
     def read_job_after_position(self, job_id: str, after: int, *, upto: int, limit: int) -> list[RecordedEvent]:
         """Events of a job after a position of the log (exclusive), up to one (inclusive), in order."""
         log_id = self.log_id()
-        with self._here().database.session() as conn:
+        with self._reading().session() as conn:
             return statements.recorded(
                 conn.execute(statements.READ_JOB_AFTER_POSITION, (log_id, job_id, after, upto, limit), binary=True)
             )
@@ -253,13 +267,19 @@ class EventStore:
         """All events after a position, in pages, as fast as the database gives them: pages are asked for ahead.
 
         Dense positions make each page a range, so no cursor is held and no transaction stays open. Ends at the head
-        that is read at the start, or at `upto`. A page holds 1 event or more.
+        that is read at the start, or at `upto`. A page holds 1 event or more. Behind the wall a page is a transaction,
+        so they come one by one.
         """
         if page < 1:
             raise ValueError(f"page: at least 1 event; given {page}")
         head = self.head()
         end = head.position if upto is None else min(upto, head.position)
-        with self._here().database.session() as conn, conn.pipeline():
+        if isinstance(self.database, Walled):
+            while after < end and (events := self.read_log(after, upto=end, limit=page)):
+                yield events
+                after = events[-1].position
+            return
+        with self._reading().session() as conn, conn.pipeline():
             asked = after
             flying: list[Any] = []
             while flying or asked < end:

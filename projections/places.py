@@ -16,6 +16,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from eventstore.statements import Conn
+from projections import wall
 from projections.projection import Projection, ProjectionError, checkpoint_of
 
 LIVE: Final = "live"
@@ -42,11 +43,6 @@ SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnames
  ORDER BY 1
 """
 """The tables and views of a schema; sequences that belong to a column go where their table goes."""
-GRANTS: Final = """
-SELECT c.relname::text, a.privilege_type, a.grantee::regrole::text, a.grantee, a.is_grantable
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
- WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'm') AND a.grantee <> c.relowner
-"""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -113,6 +109,7 @@ def create(conn: Conn, projection: Projection, source: str = "") -> Place:
     tables = [str(row[0]) for row in conn.execute(RELATIONS, (schema,)).fetchall()]
     if not tables:
         raise ProjectionError(f"projection {name}: its statements made no table; names must not have a schema")
+    wall.protect(conn, schema, tables)
     return _put(conn, Place(name, NEW, projection.version, schema, tables, source))
 
 
@@ -133,7 +130,6 @@ def swap(conn: Conn, live: Place, incoming: Place) -> None:
     """
     aside = msgspec.structs.replace(live, role=OLD, schema=_schema(live.name, OLD))
     to_come = msgspec.structs.replace(incoming, role=LIVE, schema=live.schema)
-    grants = conn.execute(GRANTS, (live.schema, live.tables)).fetchall()
     if incoming.role == OLD:
         # Both want the schema of OLD: what comes from there waits in the one of NEW.
         discard(conn, live.name, NEW)
@@ -146,9 +142,8 @@ def swap(conn: Conn, live: Place, incoming: Place) -> None:
     conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(aside.schema)))
     _move(conn, live, aside.schema, leave=True)
     _move(conn, incoming, to_come.schema)
-    for table, privilege, role, number, grantable in grants:
-        if table in to_come.tables:
-            _grant(conn, to_come.schema, table, privilege, role if number else None, grantable)
+    for table in sorted({*live.tables} & {*to_come.tables}):
+        wall.carry(conn, sql.Identifier(aside.schema, table), sql.Identifier(to_come.schema, table))
     waiting = checkpoint_of(live.name, incoming.version, "swap")
     for old, new in (
         (incoming.checkpoint, waiting),
@@ -208,9 +203,3 @@ def _move(conn: Conn, place: Place, to: str, *, leave: bool = False) -> None:
                 f"projection {place.name}: its statements may make tables, indexes and views, nothing else:"
                 f" {error.diag.message_detail}"
             ) from None
-
-
-def _grant(conn: Conn, schema: str, table: str, privilege: str, role: str | None, grantable: bool) -> None:
-    text = "GRANT {} ON {} TO {} WITH GRANT OPTION" if grantable else "GRANT {} ON {} TO {}"
-    to = sql.SQL("PUBLIC") if role is None else sql.SQL(role)  # regrole quotes where needed
-    conn.execute(sql.SQL(text).format(sql.SQL(privilege), sql.Identifier(schema, table), to))

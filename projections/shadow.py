@@ -17,7 +17,7 @@ from eventstore.events import LOG_JOB, RecordedEvent
 from eventstore.hot import HotStatement, Param, int8
 from eventstore.pgarray import PgArray
 from eventstore.statements import Conn
-from projections import schema
+from projections import schema, wall
 from projections.past import PastEvent, Rules, fold_past, read_rules
 from projections.progress import Progress
 from projections.state import JobState
@@ -169,7 +169,10 @@ class Tables:
 
 def swap(conn: Conn, incoming: Tables) -> None:
     """Make `incoming` the live tables and the live ones OLD. Inside a transaction that holds both exclusively; the
-    tables that were OLD must be gone. Names of indexes and constraints follow, so the catalog looks as before."""
+    tables that were OLD must be gone. Names of indexes and constraints follow, with row-level security, policies and
+    grants, so the catalog looks as before."""
+    for name in schema.NAMES:
+        wall.carry(conn, sql.Identifier(name), sql.Identifier(name + incoming.suffix))
     live = _names(conn, LIVE)
     coming = _names(conn, incoming.suffix)
     for kind, name in live:

@@ -17,7 +17,7 @@ import psycopg
 from eventstore import pgarray, statements
 from eventstore.batch import Head
 from eventstore.cursor import format_cursor
-from eventstore.errors import StoreUnavailable
+from eventstore.errors import NoSuchLog, StoreUnavailable
 from eventstore.events import to_datetime
 from eventstore.statements import Conn
 from eventstore.store import EventStore
@@ -106,12 +106,12 @@ class JobSnapshot(JobSummary, frozen=True, kw_only=True):
         return next((step for step in self.steps if step.step == name), None)
 
 
-_JOB_COLUMNS: Final = (
+JOB_COLUMNS: Final = (
     "job_id, title, kind, status, percent, message, reason, current_step, continues, metadata, error, error_stack,"
     " plan_version, steps_total, steps_open, steps_done, steps_failed, rejected, version, position, first_position,"
     " created_at, started_at, updated_at, ended_at, until_at"
 )
-_JOBS: Final = f"SELECT {_JOB_COLUMNS} FROM jobs WHERE log_id = %s AND job_id = ANY(%s)"  # noqa: S608
+_JOBS: Final = f"SELECT {JOB_COLUMNS} FROM jobs WHERE log_id = %s AND job_id = ANY(%s)"  # noqa: S608
 _STEPS: Final = (
     "SELECT job_id, step, parent, label, weight, span_start, status, percent,"
     " CASE WHEN state ->> 4 = '2' THEN done END, total, unit, attempt, message,"
@@ -124,7 +124,7 @@ _ATTEMPTS: Final = (
     " FROM attempts WHERE log_id = %s AND job_id = ANY(%s) ORDER BY job_id, step, attempt"
 )
 _LIST: Final = (
-    f"SELECT {_JOB_COLUMNS} FROM jobs WHERE log_id = %(log_id)s AND first_position < %(before)s"  # noqa: S608
+    f"SELECT {JOB_COLUMNS} FROM jobs WHERE log_id = %(log_id)s AND first_position < %(before)s"  # noqa: S608
     " AND (%(status)s::text IS NULL OR status = %(status)s) AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
     " AND (%(prefix)s::text IS NULL OR starts_with(job_id, %(prefix)s))"
     " ORDER BY first_position DESC LIMIT %(limit)s"
@@ -142,7 +142,7 @@ def read_snapshot(store: EventStore, job_id: str) -> JobSnapshot | None:
 def read_snapshots(store: EventStore, job_ids: Sequence[str]) -> dict[str, JobSnapshot]:
     """The jobs now, all of one moment; without those that the log does not have."""
     log_id = store.log_id()
-    with store.database.session() as conn:
+    with store.database.session(snapshot=True) as conn:
         return _read(conn, log_id, job_ids)
 
 
@@ -184,29 +184,24 @@ def list_jobs(
             },
             binary=True,
         )
-        return [JobSummary(**_job_fields(row)) for row in found.fetchall()]
+        return [JobSummary(**job_fields(row)) for row in found.fetchall()]
 
 
 def _read(conn: Conn, log_id: int, job_ids: Sequence[str]) -> dict[str, JobSnapshot]:
     wanted = (log_id, pgarray.text(job_ids))
-    conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
-        with conn.pipeline():
-            # A rebuild renames the tables. Blocked by that after our snapshot was taken, we would read the new tables
-            # as they were before their last rows came. LOCK takes no snapshot, so ours comes after it
-            # (tests/races/test_rebuild_races.py).
-            conn.execute("LOCK TABLE jobs, steps, attempts IN ACCESS SHARE MODE")
-            jobs = conn.execute(_JOBS, wanted, binary=True)
-            steps = conn.execute(_STEPS, wanted, binary=True)
-            attempts = conn.execute(_ATTEMPTS, wanted, binary=True)
-            row = conn.execute(statements.HEAD_BY_ID, (log_id,), binary=True).fetchone()
-            conn.execute("COMMIT")
+        # A rebuild renames the tables. Blocked by that after our snapshot was taken, we would read the new tables as
+        # they were before their last rows came. LOCK takes no snapshot, so ours comes after it
+        # (tests/races/test_rebuild_races.py).
+        conn.execute("LOCK TABLE jobs, steps, attempts IN ACCESS SHARE MODE")
+        jobs = conn.execute(_JOBS, wanted, binary=True)
+        steps = conn.execute(_STEPS, wanted, binary=True)
+        attempts = conn.execute(_ATTEMPTS, wanted, binary=True)
+        row = conn.execute(statements.HEAD_BY_ID, (log_id,), binary=True).fetchone()
     except psycopg.errors.UndefinedTable as error:
         raise StoreUnavailable("the database has no tables for jobs: run `headway migrate`") from error
-    finally:
-        if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE and not conn.closed:
-            conn.execute("ROLLBACK")
-    assert row is not None
+    if row is None:
+        raise NoSuchLog(str(log_id))
     head = Head(*row)
     cursor = format_cursor(head.epoch, head.position, head.hash[:4].hex())
     tries: dict[tuple[str, str], list[AttemptView]] = defaultdict(list)
@@ -216,11 +211,12 @@ def _read(conn: Conn, log_id: int, job_ids: Sequence[str]) -> dict[str, JobSnaps
     for found in steps.fetchall():
         views[found[0]].append(_step(found, tries[found[0], found[1]]))
     return {
-        found[0]: JobSnapshot(**_job_fields(found), cursor=cursor, steps=views[found[0]]) for found in jobs.fetchall()
+        found[0]: JobSnapshot(**job_fields(found), cursor=cursor, steps=views[found[0]]) for found in jobs.fetchall()
     }
 
 
-def _job_fields(row: Sequence[Any]) -> dict[str, Any]:
+def job_fields(row: Sequence[Any]) -> dict[str, Any]:
+    """The fields of a `JobSummary` from a row of `JOB_COLUMNS`, read in binary."""
     fields = dict(zip(JobSummary.__struct_fields__, row, strict=True))
     fields["percent"] /= 10_000
     for name in ("metadata", "error"):
