@@ -18,13 +18,15 @@ are taken out before anything is sent. Code that is called from a step finds it 
 
     headway.current_step().note("cache is cold")
     for row in headway.track(rows): …
+
+`headway.Client` and `headway.AsyncClient` talk to a server over HTTP: append, look, follow (see `headway.client`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Iterable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from headway.errors import HeadwayError, Misuse
 from headway.jobs import Job, current_job
@@ -35,7 +37,12 @@ from headway.steps import NO_STEP, Step, current_step
 from headway.transport import StoreTransport, Transport
 from headway.work import Moment
 
+if TYPE_CHECKING:
+    from headway.client import AsyncClient, Client
+
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Counts",
     "HeadwayError",
     "Job",
@@ -128,3 +135,12 @@ def close(timeout: float = FLUSH) -> bool:
     global _reporter
     reporter, _reporter = _reporter, None
     return reporter is None or reporter.close(timeout)
+
+
+def __getattr__(name: str) -> Any:
+    """`Client` and `AsyncClient` when first used: a worker that reports to a store loads no HTTP library."""
+    if name in ("AsyncClient", "Client"):
+        import headway.client
+
+        return getattr(headway.client, name)
+    raise AttributeError(f"module 'headway' has no attribute {name!r}")
