@@ -16,7 +16,7 @@ from litestar.types import ASGIApp
 from api.auth import Principal, StreamGrant
 from api.problems import Forbidden, MethodNotAllowed, NotFound
 from api.requests import ASGIScope, ClientGone, Exchange, Receive, Send
-from api.routes import Route, find, history, ingest, jobs, operations
+from api.routes import Route, find, history, ingest, jobs, operations, time_travel
 from api.routes.errors import to_response
 from api.services import Services
 from api.streams import handlers as streams
@@ -27,6 +27,8 @@ Handler = Callable[[Services, Exchange], Awaitable[None]]
 RAW: Final[dict[tuple[str, str], Handler]] = {
     ("POST", "/v1/jobs/{job}/events"): ingest.append_to_job,
     ("POST", "/v1/events"): ingest.append_to_many,
+    ("GET", "/v1/jobs/{job}/events"): history.of_job,
+    ("GET", "/v1/events"): history.of_log,
     ("GET", "/v1/jobs/{job}/stream"): streams.job_stream,
     ("GET", "/v1/stream"): streams.log_stream,
 }
@@ -89,7 +91,7 @@ class App:
 def make_litestar(services: Services) -> ASGIApp:
     """The JSON routes. Their handlers find the exchange in the scope, and the services in the state."""
     app = Litestar(
-        route_handlers=[*jobs.HANDLERS, *history.HANDLERS, *operations.HANDLERS],
+        route_handlers=[*jobs.HANDLERS, *time_travel.HANDLERS, *operations.HANDLERS],
         exception_handlers={Exception: to_response},
         openapi_config=None,
         logging_config=None,

@@ -103,10 +103,12 @@ def stream(
     before: Place = None,
     order: Order = Order.OLDEST_FIRST,
     progress: Progress | None = None,
+    beat: bool = False,
 ) -> Iterator[list[RecordedEvent]]:
     """Every event that passes, up to the head as it stands now, in lists of 1 to 1,000. Errors as of `find`.
 
     No connection and no transaction is held while the caller works. `progress` gets (looked at, to look at), in events.
+    `beat`: empty lists too, after about `BUDGET` seconds without a hit, so that the caller may stop.
     """
     head, low, high = _range(store, after, before)
     with store.database.session() as conn:
@@ -116,7 +118,7 @@ def stream(
             events = search.page(conn, MAX_PAGE, SCAN, time.monotonic() + BUDGET)
         if progress is not None:
             progress(search.done, search.total)
-        if events:
+        if events or beat:
             yield events
 
 

@@ -95,6 +95,11 @@ def sieve(text: str) -> tuple[str, str]:
     return "pattern", "".join(parts)
 
 
+def character_pairs(text: str) -> str:
+    """A regular expression that finds the text whatever the case of its letters; see `sieve`."""
+    return "".join(_either(character) for character in text)
+
+
 def _either(character: str) -> str:
     small = folded(character)
     large = small.upper()
