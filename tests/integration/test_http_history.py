@@ -126,7 +126,7 @@ def test_a_job_that_is_not_there_has_no_history(client: httpx.Client, post: Post
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ("type=job.*,step.*", "type"), ("type=step.flying", "type"), 
+        ("type=job.*,step.*", "type"), ("type=step.flying", "type"),
         ("reason=Bad%20word", "reason"), ("applied=1", "applied"),
         ("since=2026-01-31", "since"), ("since=2026-01-31T12:00:00", "since"), ("since=2026-13-31T12:00:00Z", "since"),
         ("since=0001-01-01T00:00:00%2B23:59", "since"),
