@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import uvicorn
 
 from api.app import App
 from api.background import Background
+from api.protocol import Edge
 from api.services import Services
 from api.settings import Settings
 from api.wiring import Wiring
@@ -29,6 +31,7 @@ logger = logging.getLogger("headway.serve")
 KEEP_ALIVE: Final = 75  # seconds that an idle connection stays; longer than the 60 s of most proxies
 SNDBUF: Final = 64 * 1024  # bytes that the kernel takes for a connection before we notice a slow reader
 BACKLOG: Final = 2_048
+SPARE_FILES: Final = 200  # for databases, logs and libraries
 
 
 class CantListen(Exception):
@@ -75,6 +78,22 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def allow_files(connections: int) -> int:
+    """Ask the system for as many open files as so many connections need; how many connections there may be then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        if allowed > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            soft = allowed
+        if soft < wanted:
+            fewer = max(soft - SPARE_FILES, soft // 2)
+            logger.warning("at most %d connections: the system allows %d open files (ulimit -n)", fewer, soft)
+            return fewer
+    return connections
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address."""
     try:
@@ -83,20 +102,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def config_of(app: App, settings: Settings) -> uvicorn.Config:
+def config_of(app: App, settings: Settings, edge: Edge) -> uvicorn.Config:
     """uvicorn's configuration. Raises `CantListen` for a certificate that can't be used."""
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise CantListen("TLS needs both, a certificate and its key: HEADWAY_TLS_CERT and HEADWAY_TLS_KEY")
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=edge.protocol,  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.stop_patience,
         backlog=BACKLOG,
@@ -133,7 +153,8 @@ async def serve(
         if keyless is None:
             keyless = wiring.addresses().embedded and is_loopback(host) and not settings.require_keys
         services = Services(store, settings, redis_url=redis_url, keyless=keyless)
-        server = Server(config_of(App(services), settings))
+        edge = Edge(services.metrics, max_connections=allow_files(settings.max_connections))
+        server = Server(config_of(App(services), settings, edge))
     except BaseException:
         for bound in sockets:
             bound.close()
