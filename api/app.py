@@ -1,28 +1,37 @@
 """The ASGI application: who asks, whether they may, then the route. Litestar answers the JSON routes; appends and
 streams are ASGI handlers of their own, for speed.
 
-    outside in:  lifespan · request id · route (404, 405) · key (401) · scope (403) · handler · problem documents
+    outside in:  lifespan · request id · access log, metrics · CORS · route (404, 405) · key (401) · scope (403) ·
+                 handler · problem documents
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from litestar import Litestar
 from litestar.types import ASGIApp
 
+from api.access_log import AccessLog
 from api.auth import Principal, StreamGrant
-from api.problems import Forbidden, MethodNotAllowed, NotFound
-from api.requests import ASGIScope, ClientGone, Exchange, Receive, Send
-from api.routes import Route, find, history, ingest, jobs, operations, time_travel
+from api.cors import Cors
+from api.key_table import has_key
+from api.problems import Forbidden, MalformedRequest, MethodNotAllowed, NotFound, Unauthorized
+from api.requests import MAX_PARAMETERS, ASGIScope, ClientGone, Exchange, Receive, Send
+from api.routes import Route, find, history, ingest, jobs, operations, time_travel, tokens
 from api.routes.errors import to_response
 from api.services import Services
 from api.streams import handlers as streams
 from eventstore.codec import check_job_id
 
 Handler = Callable[[Services, Exchange], Awaitable[None]]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 RAW: Final[dict[tuple[str, str], Handler]] = {
     ("POST", "/v1/jobs/{job}/events"): ingest.append_to_job,
@@ -39,13 +48,22 @@ class App:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        self.access_log: AccessLog | None = None
+        settings = services.settings
+        if settings.access_log:
+            self.access_log = AccessLog(as_json=settings.log_format == "json")
+        self._cors = Cors(settings.cors_origins)
+        self._ours, self._count = secrets.token_hex(4), itertools.count(1)
         self._litestar: ASGIApp = make_litestar(services)
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._litestar(scope, receive, send)  # type: ignore[arg-type]
             return
-        exchange = Exchange(scope, receive, send, secrets.token_hex(8))
+        exchange = Exchange(scope, receive, send, "")
+        given = exchange.header(b"x-request-id")
+        harmless = given is not None and _REQUEST_ID.fullmatch(given)
+        exchange.request_id = given if given is not None and harmless else f"{self._ours}-{next(self._count):x}"
         scope["headway"] = exchange
         try:
             await self._answer(exchange)
@@ -55,14 +73,30 @@ class App:
             if exchange.answered:
                 raise
             await exchange.refuse(error)
+        finally:
+            seconds = time.perf_counter() - exchange.started
+            if exchange.events is None:
+                self.services.metrics.request(exchange.method, exchange.route, exchange.status, seconds)
+            if self.access_log is not None:
+                self.access_log.add(exchange, seconds)
 
     async def _answer(self, exchange: Exchange) -> None:
+        if exchange.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+            raise MalformedRequest(f"the query has more than {MAX_PARAMETERS} parameters", field="query")
+        if self._cors:
+            exchange.extra += self._cors.headers(exchange.header(b"origin"))
         found = find(exchange.path)
         if found is None:
             raise NotFound(f"there is no {exchange.path[:200]!r} here: see /docs")
         methods, variable = found
-        route = methods.get(exchange.method)
+        route, head = methods.get(exchange.method), exchange.method == "HEAD"
+        if route is None and head and (found_get := methods.get("GET")) is not None and not found_get.stream:
+            route = found_get
         if route is None:
+            if self._cors and exchange.method == "OPTIONS" and exchange.header(b"access-control-request-method"):
+                exchange.extra = []
+                await exchange.respond(204, b"", self._cors.preflight(exchange.header(b"origin"), methods))
+                return
             raise MethodNotAllowed(exchange.method, ", ".join(sorted(methods)))
         exchange.route = route.path
         if route.scopes is not None:
@@ -72,17 +106,26 @@ class App:
                 raise Forbidden(f"this needs a key with the scope {wanted}", scopes=sorted(route.scopes))
             if variable is not None:
                 exchange.job_id = check_job_id(variable)
-                if not who.sees(variable):
+                if not who.sees(variable) and not (exchange.grant is not None and exchange.grant.expired):
                     raise NotFound(f"there is no job {variable!r}")
         raw = RAW.get((route.method, route.path))
         if raw is not None:
             await raw(self.services, exchange)
         else:
-            await self._litestar(exchange.scope, exchange.receive, exchange.send)  # type: ignore[arg-type]
+            scope = {**exchange.scope, "method": "GET"} if head else exchange.scope
+            await self._litestar(scope, exchange.receive, exchange.send)  # type: ignore[arg-type]
 
     async def _authenticate(self, exchange: Exchange, route: Route) -> Principal:
-        """Who asks. Raises `Unauthorized`."""
-        who = await self.services.keys.authenticate(exchange.header(b"authorization"))
+        """Who asks: by a key in the header, or on streams by a token in the address. Raises `Unauthorized`."""
+        if b"hw" in exchange.scope["query_string"] and has_key(exchange.scope["query_string"]):
+            raise Unauthorized(
+                "a key does not belong in an address, where logs keep it: revoke it, send it as a header"
+            )
+        authorization = exchange.header(b"authorization")
+        if route.stream and authorization is None and (token := exchange.parameter("token")) is not None:
+            exchange.grant = await self.services.tokens.read(token)
+            return exchange.grant.principal
+        who = await self.services.keys.authenticate(authorization)
         if route.stream:
             exchange.grant = StreamGrant(principal=who)
         return who
@@ -91,7 +134,7 @@ class App:
 def make_litestar(services: Services) -> ASGIApp:
     """The JSON routes. Their handlers find the exchange in the scope, and the services in the state."""
     app = Litestar(
-        route_handlers=[*jobs.HANDLERS, *time_travel.HANDLERS, *operations.HANDLERS],
+        route_handlers=[*jobs.HANDLERS, *time_travel.HANDLERS, *operations.HANDLERS, *tokens.HANDLERS],
         exception_handlers={Exception: to_response},
         openapi_config=None,
         logging_config=None,

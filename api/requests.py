@@ -23,6 +23,8 @@ BODY_LIMIT: Final = 1024 * 1024  # bytes
 BODY_PATIENCE: Final = 10.0  # seconds for the whole body
 MAX_PARAMETERS: Final = 100
 
+ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]*)?")
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -158,8 +160,13 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [
-                *message.get("headers", ()), (b"x-request-id", self.request_id.encode()), *self.extra,
+                *message.get("headers", ()), (b"x-request-id", self.request_id.encode()), *ALWAYS, *self.extra,
             ]  # fmt: skip
+        elif self.scope["method"] == "HEAD":
+            await self._send({"type": "http.response.body", "body": b""})
+            if message.get("more_body", False):
+                raise ClientGone
+            return
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
         await self._send(message)

@@ -153,8 +153,10 @@ async def serve(
         if keyless is None:
             keyless = wiring.addresses().embedded and is_loopback(host) and not settings.require_keys
         services = Services(store, settings, redis_url=redis_url, keyless=keyless)
+        await services.prepare()
         edge = Edge(services.metrics, max_connections=allow_files(settings.max_connections))
-        server = Server(config_of(App(services), settings, edge))
+        app = App(services)
+        server = Server(config_of(app, settings, edge))
     except BaseException:
         for bound in sockets:
             bound.close()
@@ -168,6 +170,8 @@ async def serve(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wiring.keep_running)
             tasks.start_soon(services.keys.run)
+            if app.access_log is not None:
+                tasks.start_soon(app.access_log.run)
             if background:
                 tasks.start_soon(beside.run)
             async with anyio.create_task_group() as serving:
