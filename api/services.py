@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,18 +13,22 @@ import anyio
 import anyio.to_thread
 
 from api.auth import Principal
-from api.keys import KeyRing
+from api.keys import KeyRing, NoKeys
 from api.limits import Limits
-from api.problems import TookTooLong
+from api.problems import TookTooLong, Unauthorized
+from api.streams import Streams
 from api.telemetry import Metrics
 from api.tokens import StreamTokens
 from eventstore.aio import AsyncEventStore
 from eventstore.errors import StoreBusy
 from eventstore.store import EventStore
+from projections import wall
 
 if TYPE_CHECKING:
     from api.background import Background
     from api.settings import Settings
+
+logger = logging.getLogger("headway.serve")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,11 +85,11 @@ class Reads:
 
 
 class Tenant:
-    """One log. `store` reads behind the second wall (row-level security); `writer` appends."""
+    """One log. `store` reads, behind the second wall (row-level security) if `of_log` names a log; `writer` appends."""
 
-    def __init__(self, store: EventStore, reads: Reads) -> None:
+    def __init__(self, store: EventStore, reads: Reads, of_log: int | None = None) -> None:
         self.log = store.log
-        self.store = store
+        self.store = store if of_log is None else store.walled(of_log)
         self.writer = AsyncEventStore(store)
         self.reads = reads
 
@@ -103,18 +108,42 @@ class Services:
         self.stopping = anyio.Event()
         self.metrics = Metrics()
         self.background: Background | None = None
-        self.keys = KeyRing(store.log, keyless=keyless)
-        self.tokens = StreamTokens()
-        self.limits = Limits()
+        self.keys = KeyRing(store, keyless=keyless)
+        self.tokens = StreamTokens(self.keys, longest=settings.token_ttl)
+        self.streams = Streams(self)
+        self.limits = Limits(
+            rate=settings.append_rate,
+            burst=settings.append_burst,
+            streams_per_key=settings.streams_per_key,
+            streams=settings.max_streams,
+        )
+        self.walls = False
+        """Whether what keys read goes through row-level security; decided by `prepare`."""
         self.reads = Reads(max(1, settings.pool_size - 2))
         self._tenants: dict[tuple[str, int | None], Tenant] = {}
 
+    async def prepare(self) -> None:
+        """Read the keys and look whether the second wall can be used; before the first request. Raises `NoKeys`."""
+        await self.keys.load()
+        if not self.keys.keyless and not self.keys.any():
+            raise NoKeys(self.store.log)
+        self.walls = await anyio.to_thread.run_sync(self._may_enter)
+        if not self.walls and not self.keys.keyless:
+            logger.warning("row-level security is not used for reads, keys alone keep logs apart: see `headway doctor`")
+
+    def _may_enter(self) -> bool:
+        with self.store.database.session() as conn:
+            return wall.stands(conn) and wall.may_enter(conn)
+
     def tenant(self, who: Principal) -> Tenant:
-        """The log that a principal belongs to."""
+        """The log that a principal belongs to. Raises `Unauthorized` for who has no key where one is needed."""
         key = (who.log, who.log_id)
         tenant = self._tenants.get(key)
         if tenant is None:
-            tenant = self._tenants[key] = Tenant(self.store.for_log(who.log), self.reads)
+            if who.log_id is None and not self.keys.keyless:
+                raise Unauthorized
+            of_log = who.log_id if self.walls else None
+            tenant = self._tenants[key] = Tenant(self.store.for_log(who.log), self.reads, of_log)
         return tenant
 
     async def read(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "down": ("servers", "down", "Stop the servers that `up` left behind."),
     "serve": ("serve", "serve", "The HTTP API and live streams, with relay and projections, in one process."),
     "migrate": ("servers", "migrate", "Bring the database to this version's tables."),
+    "keys": ("keys", "keys", "Who may use the HTTP API: make, list and revoke keys."),
     "logs": ("logs", "logs", "List and create logs."),
     "jobs": ("jobs", "jobs", "List jobs: status, percentage, age."),
     "show": ("jobs", "show", "One job: its steps, attempts and errors."),

@@ -96,6 +96,7 @@ def database(wiring: Wiring) -> Iterator[Finding]:
     import psycopg
 
     from api.cli import checks
+    from api.cli.wall import wall as checks_of_the_wall
     from api.wiring import bare_store, points_here
 
     settings, where = wiring.settings, wiring.addresses()
@@ -122,7 +123,12 @@ def database(wiring: Wiring) -> Iterator[Finding]:
             found = list(guarded([lambda: checks.schema(conn)]))
             yield from found
             if all(finding.level != "bad" or finding.check != "schema" for finding in found):
-                yield from guarded([lambda: checks.log(conn, settings.log, store.projection.fold_version)])
+                yield from guarded(
+                    [
+                        lambda: checks_of_the_wall(conn),
+                        lambda: checks.log(conn, settings.log, store.projection.fold_version),
+                    ]
+                )
 
 
 def guarded(steps: Iterable[Callable[[], Iterable[Finding]]]) -> Iterator[Finding]:

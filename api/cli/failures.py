@@ -31,6 +31,8 @@ _BY_CODE: Final = {
     "invalid_filter": USAGE,
     "invalid_setting": USAGE,
     "no_redis": USAGE,
+    "no_keys": USAGE,
+    "no_such_key": NOT_FOUND,
     "no_such_log": NOT_FOUND,
     "no_such_consumer": NOT_FOUND,
     "no_such_projection": NOT_FOUND,

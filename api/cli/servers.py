@@ -65,15 +65,18 @@ def migrate(session: Session, as_json: bool) -> None:
     """
     from api.wiring import bare_store, ensure_log
     from eventstore.migrate import migrate as upgrade
+    from projections import wall
 
     settings = session.settings
     with session.wired() as wiring:
         url = wiring.addresses().database_url
         before, after = upgrade(url, pgbouncer=settings.pgbouncer)
         with bare_store(url, settings) as store:
+            with store.database.session() as conn, conn.transaction():
+                walled = wall.build(conn)
             made = not store.logs() and ensure_log(store, "default")
     if as_json:
-        print_json({"before": before, "after": after, "created_log": made})
+        print_json({"before": before, "after": after, "created_log": made, "row_security": walled})
     else:
         same = before == after
         click.echo(f"schema {after}, nothing to do" if same else f"schema {before or 'none'} → {after}")
