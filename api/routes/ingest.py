@@ -6,11 +6,11 @@ Nothing is written unless the answer is 201, or 503 `outcome_unknown`, which a r
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ import msgspec
 from api.auth import Principal
 from api.envelope import Given, Reader
 from api.problems import MalformedRequest, UnsupportedMediaType
+from api.protocol import CONNECTION, Connection
 from api.requests import BODY_LIMIT, ClientGone, Exchange
 from api.services import Services
 from eventstore.append_call import AppendCall
@@ -30,7 +31,6 @@ from eventstore.store import EventStore
 NAMESPACE: Final = uuid.UUID("1d0f5d52-7a3a-5b0e-9d53-3f0f6ee0a7c4")
 """Of the event ids that an `Idempotency-Key` makes. Fixed for ever: another one would turn retries into new events."""
 MAX_VERSION_DIGITS: Final = 15
-WATCH_AFTER: Final = 0.1  # seconds that an append may take before it is watched whether its sender is still there
 
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
@@ -123,24 +123,19 @@ def _prepare(store: EventStore, given: Given, traceparent: str | None) -> list[P
 
 
 async def _wait(call: AppendCall, exchange: Exchange) -> list[Appended]:
-    """The call's answer. Who goes away before the call is taken withdraws it."""
-    watching: list[asyncio.Task[None]] = []
-
-    async def watch() -> None:
-        while (await exchange.receive())["type"] != "http.disconnect":
-            pass
-        if call.take():
-            call.settle(ClientGone())
-            call.wake()
-
-    loop = asyncio.get_running_loop()
-    soon = loop.call_later(WATCH_AFTER, lambda: watching.append(loop.create_task(watch())))
+    """The call's answer. Who goes away before the committer takes the call withdraws it."""
+    connection: Connection = exchange.scope[CONNECTION]
+    connection.on_lost(partial(_withdraw, call))
     try:
         return await call.wait_async()
     finally:
-        soon.cancel()
-        for task in watching:
-            task.cancel()
+        connection.on_lost(None)
+
+
+def _withdraw(call: AppendCall) -> None:
+    if call.take():
+        call.settle(ClientGone())
+        call.wake()
 
 
 def _status(answers: list[Appended]) -> int:
