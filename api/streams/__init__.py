@@ -1,1 +1,110 @@
-"""Live streams: server-sent events for any number of readers from one reader per log."""
+"""Live streams: server-sent events for any number of readers from one reader per log.
+
+    store.subscribe ──► Hub ──► Feed ──► Subscriber ──► Link ──► client
+    one per log         task    filter   one request    bytes
+
+The way through this package:
+
+    asked.py        what a client asks for: start, filter, mode
+    handlers.py     the two routes: who may, whether there is room, and how a refusal is told to an EventSource
+    frames.py       the bytes: frames with `prev`, control frames, chunks that many share
+    feed.py         one filter with those who listen to it
+    hub.py          one log, followed once; ticks
+    subscriber.py   one client: snapshot, catch-up, live, behind, end
+    link.py         the way to one client         wheel.py     one clock for all of them
+    pictures.py     snapshots as frames           gathered.py  many who ask at once ask once
+
+What holds, whatever is cut, killed or slow: a reader sees each event after its cursor once and in order, and each frame
+names the one before it; if that can't be kept, it is told (`gap`). No reader waits for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from api.streams import frames
+from api.streams.gathered import Gathered
+from api.streams.hub import Hub
+from api.streams.pictures import Picture, read_pictures
+from api.streams.wheel import Wheel
+from projections.job_status import JobStatus, read_statuses
+
+if TYPE_CHECKING:
+    from api.services import Services, Tenant
+    from api.streams.subscriber import Subscriber
+    from api.telemetry import Metrics
+
+AWAY: Final = (1.0, 5.0)  # seconds after which clients of a server that stops come back
+
+
+class Streams:
+    """All streams of one process. Nothing runs before the first client comes, and nothing after the last has left."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._hubs: dict[int, Hub] = {}
+        self._pictures: dict[int, Gathered[Picture]] = {}
+        self._statuses: dict[int, Gathered[JobStatus]] = {}
+        self.subscribers: set[Subscriber] = set()
+        self.wheel = Wheel()
+        self._stop: asyncio.Task[None] | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._services.metrics
+
+    @property
+    def redis_url(self) -> str | None:
+        return self._services.redis_url or None
+
+    def is_good(self, key_id: str | None) -> bool:
+        return self._services.keys.is_good(key_id)
+
+    def hub(self, tenant: Tenant) -> Hub:
+        """The hub of a tenant's log; `hold` it before use."""
+        hub = self._hubs.get(id(tenant))
+        if hub is None or hub.closed:
+            hub = self._hubs[id(tenant)] = Hub(tenant.store, self._services.redis_url)
+        if self._stop is None:
+            self._stop = asyncio.get_running_loop().create_task(self._until_stopped())
+        return hub
+
+    async def picture(self, tenant: Tenant, job_id: str) -> Picture | None:
+        """A job's snapshot as a frame, at most a moment old; None if the log has no such job."""
+        gathered = self._pictures.get(id(tenant))
+        if gathered is None:
+            gathered = self._pictures[id(tenant)] = Gathered(partial(_read_pictures, tenant))
+        return await gathered.get(job_id)
+
+    async def pictures(self, tenant: Tenant, job_ids: Sequence[str]) -> list[Picture]:
+        """The snapshots of those of the jobs that the log has, all of one moment."""
+        found = await _read_pictures(tenant, job_ids)
+        return [found[job_id] for job_id in job_ids if job_id in found]
+
+    async def status(self, tenant: Tenant, job_id: str, known: int) -> JobStatus:
+        """A job's status, no older than position `known` of the log, as far as the log reaches there."""
+        gathered = self._statuses.get(id(tenant))
+        if gathered is None:
+            gathered = self._statuses[id(tenant)] = Gathered(partial(_read_statuses, tenant))
+        found = await gathered.get(job_id, good=lambda status: status.head >= known)
+        assert found is not None
+        return found
+
+    async def _until_stopped(self) -> None:
+        """When the server stops, clients are sent away, to come back at different times."""
+        await self._services.stopping.wait()
+        for subscriber in tuple(self.subscribers):
+            subscriber.finish("stopping", frames.some_time(*AWAY))
+        for hub in self._hubs.values():
+            hub.stop()
+
+
+async def _read_pictures(tenant: Tenant, job_ids: Sequence[str]) -> dict[str, Picture]:
+    return await tenant.reads.run(read_pictures, tenant.store, job_ids)
+
+
+async def _read_statuses(tenant: Tenant, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+    return await tenant.reads.run(read_statuses, tenant.store, job_ids)
