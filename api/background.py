@@ -45,12 +45,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Background:
-    """The relays and runners of one process. `relay` and `projections` may be left out."""
+    """The relays and runners of one process. `relaying`: there is a Redis to publish to."""
 
     def __init__(self, wiring: Wiring, projections: list[Projection], *, relay: bool) -> None:
         self._wiring = wiring
         self._projections = projections
-        self._relay = relay
+        self.relaying = relay
         self._relays: dict[str, Relay] = {}
         self._runners: dict[str, list[Runner]] = {}
         self._known: set[str] = set()
@@ -114,13 +114,13 @@ class Background:
             return
         store = self._wiring.store(log)
         runners = self._runners[log] = [Runner(store, projection) for projection in self._projections]
-        if self._relay:
+        if self.relaying:
             relay = self._relays[log] = await anyio.to_thread.run_sync(self._wiring.relay, log)
             tasks.start_soon(self._keep, f"log {log}: the relay", relay)
         for runner in runners:
             tasks.start_soon(self._keep, f"log {log}: projection {runner.projection.name}", runner)
         self._known.add(log)
-        logger.info("log %s: %s%d projections", log, "relay and " if self._relay else "", len(runners))
+        logger.info("log %s: %s%d projections", log, "relay and " if self.relaying else "", len(runners))
 
     async def _keep(self, what: str, work: Relay | Runner) -> None:
         """What ends one of them must end neither the others nor the API."""

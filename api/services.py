@@ -16,6 +16,7 @@ from api.auth import Principal
 from api.keys import KeyRing, NoKeys
 from api.limits import Limits
 from api.problems import TookTooLong, Unauthorized
+from api.readiness import Probe
 from api.streams import Streams
 from api.telemetry import Metrics
 from api.tokens import StreamTokens
@@ -45,20 +46,25 @@ class Reads:
     """
 
     def __init__(self, places: int) -> None:
-        self._places = places
+        self.places = places
         self._limiter: anyio.CapacityLimiter | None = None
         self._threads: anyio.CapacityLimiter | None = None
+
+    @property
+    def in_use(self) -> int:
+        """Places that are taken now."""
+        return 0 if self._limiter is None else self._limiter.borrowed_tokens
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The function's answer, or its error; `StoreBusy` without a place, `TookTooLong` without an answer."""
         if self._limiter is None or self._threads is None:
-            self._limiter = anyio.CapacityLimiter(self._places)
+            self._limiter = anyio.CapacityLimiter(self.places)
             self._threads = anyio.CapacityLimiter(float("inf"))
         limiter, mine, loop = self._limiter, object(), asyncio.get_running_loop()
         with anyio.move_on_after(SLOT_PATIENCE) as waiting:
             await limiter.acquire_on_behalf_of(mine)
         if waiting.cancelled_caught:
-            raise StoreBusy(f"all {self._places} connections for reading are in use: try again in a moment")
+            raise StoreBusy(f"all {self.places} connections for reading are in use: try again in a moment")
         token = [True]  # of thread and caller the one that pops it first decides whether the read begins
 
         def read() -> R | None:
@@ -108,6 +114,7 @@ class Services:
         self.stopping = anyio.Event()
         self.metrics = Metrics()
         self.background: Background | None = None
+        self.probe = Probe(self)
         self.keys = KeyRing(store, keyless=keyless)
         self.tokens = StreamTokens(self.keys, longest=settings.token_ttl)
         self.streams = Streams(self)

@@ -21,6 +21,7 @@ import uvicorn
 
 from api.app import App
 from api.background import Background
+from api.gauges import add_gauges
 from api.protocol import Edge
 from api.services import Services
 from api.settings import Settings
@@ -145,6 +146,8 @@ async def serve(
     `background=False`: no relay and no projections in this process. `keyless`: no key is needed (default: only for
     embedded servers on a loopback address). Raises `CantListen`, and what the wiring raises.
     """
+    from projections.known import load
+
     settings = wiring.settings
     sockets = listen(host, port)
     try:
@@ -154,17 +157,16 @@ async def serve(
             keyless = wiring.addresses().embedded and is_loopback(host) and not settings.require_keys
         services = Services(store, settings, redis_url=redis_url, keyless=keyless)
         await services.prepare()
+        beside = Background(wiring, load() if background else [], relay=background and bool(redis_url))
+        services.background = beside
         edge = Edge(services.metrics, max_connections=allow_files(settings.max_connections))
+        add_gauges(services, edge)
         app = App(services)
         server = Server(config_of(app, settings, edge))
     except BaseException:
         for bound in sockets:
             bound.close()
         raise
-    from projections.known import load
-
-    beside = Background(wiring, load() if background else [], relay=background and bool(redis_url))
-    services.background = beside
     forget = store.on_append(services.metrics.on_append)
     try:
         async with anyio.create_task_group() as tasks:

@@ -167,6 +167,14 @@ class EventStore:
                 )
             return committer
 
+    def queued(self) -> dict[str, int]:
+        """Events that wait to be appended, by log; of the logs that this process appends to."""
+        owner = self._here()
+        names = {log_id: name for name, log_id in list(owner._log_ids.items())}
+        return {
+            names[log_id]: committer.queued for log_id, committer in list(owner._committers.items()) if log_id in names
+        }
+
     def _make_room(self) -> None:
         """At most 16 threads and connections: the committer that has been idle for longest gives way."""
         running = [committer for committer in self._committers.values() if committer.running]

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from typing import Final
 
-from litestar import get
+import msgspec
+from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
+
+from api.answers import JSON, NO_STORE, Asked
+from api.services import Services
+from api.telemetry import CONTENT_TYPE
 
 
 @get("/healthz")
-async def healthz() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "ok"}
+async def healthz() -> Response[bytes]:
+    """Liveness: the process answers. Nothing else is asked, so a database that hangs restarts nobody."""
+    return Response(b'{"status":"ok"}', media_type=JSON, headers={"cache-control": NO_STORE})
 
 
-HANDLERS: Final[list[HTTPRouteHandler]] = [healthz]
+@get("/readyz")
+async def readyz(request: Asked) -> Response[bytes]:
+    """Readiness: 200 if requests may be sent here, else 503; each check by name. Answers within about a second."""
+    services: Services = request.app.state["services"]
+    found = await services.probe.look()
+    ready = found.status == "ready"
+    headers = {"cache-control": NO_STORE} | ({} if ready else {"retry-after": "2"})
+    return Response(msgspec.json.encode(found), status_code=200 if ready else 503, media_type=JSON, headers=headers)
+
+
+@get("/metrics")
+async def metrics(request: Asked) -> Response[bytes]:
+    """Metrics in Prometheus' text format; needs the scope admin."""
+    services: Services = request.app.state["services"]
+    return Response(services.metrics.exposition(), media_type=CONTENT_TYPE, headers={"cache-control": NO_STORE})
+
+
+HANDLERS: Final[list[HTTPRouteHandler]] = [healthz, readyz, metrics]
