@@ -29,7 +29,7 @@ from headway.client.address import (
 from headway.client.calls import Answer, At, Call
 from headway.client.errors import BadAnswer, ClientError, Unreachable
 from headway.client.following import CaughtUp, Following, Item, stream
-from headway.client.values import Appended, AppendedMany, Change, Event, JobSnapshot, JobSummary, StreamToken
+from headway.client.values import Appended, AppendedMany, Diff, Event, JobSnapshot, JobSummary, StreamToken
 
 T = TypeVar("T")
 
@@ -89,12 +89,12 @@ class AsyncClient:
         """See `Client.events`."""
         return self._pages(calls.events(job_id, **filters))
 
-    async def diff(self, job_id: str, start: At, end: At | None = None) -> list[Change]:
+    async def diff(self, job_id: str, start: At | None = None, end: At | None = None) -> Diff:
         """See `Client.diff`."""
         return await self._call(calls.diff(job_id, start, end))
 
     async def stream_token(
-        self, *, jobs: Sequence[str] | None = None, prefix: str | None = None, ttl: float | None = None
+        self, *, jobs: Sequence[str] | None = None, prefix: str | None = None, ttl: int | None = None
     ) -> StreamToken:
         """See `Client.stream_token`."""
         return await self._call(calls.stream_token(jobs=jobs, prefix=prefix, ttl=ttl))

@@ -16,7 +16,7 @@ from headway.client.errors import BadAnswer, refusal
 from headway.client.values import (
     Appended,
     AppendedMany,
-    Change,
+    Diff,
     Event,
     JobSnapshot,
     JobSummary,
@@ -32,6 +32,7 @@ At = int | str | datetime
 
 MAX_EVENTS: Final = 500  # in one request
 MAX_BODY: Final = 900 * 1024  # bytes in one request of many, under the server's 1 MiB
+PAGE: Final = 500  # events
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -159,15 +160,16 @@ def jobs(**filters: Any) -> Call[Page[JobSummary]]:
 
 def events(job_id: str | None = None, **filters: Any) -> Call[Page[Event]]:
     path = "/v1/events" if job_id is None else f"/v1/jobs/{segment(job_id)}/events"
-    return Call(get(path, **{name: moment(value) for name, value in filters.items()}), _events)
+    given = {"limit": PAGE, **filters}
+    return Call(get(path, **{name: moment(value) for name, value in given.items()}), _events)
 
 
-def diff(job_id: str, start: At, end: At | None = None) -> Call[list[Change]]:
-    return Call(get(f"/v1/jobs/{segment(job_id)}/diff", **{"from": moment(start), "to": moment(end)}), _changes)
+def diff(job_id: str, start: At | None = None, end: At | None = None) -> Call[Diff]:
+    return Call(get(f"/v1/jobs/{segment(job_id)}/diff", **{"from": moment(start), "to": moment(end)}), _diff)
 
 
 def stream_token(
-    *, jobs: Sequence[str] | None = None, prefix: str | None = None, ttl: float | None = None
+    *, jobs: Sequence[str] | None = None, prefix: str | None = None, ttl: int | None = None
 ) -> Call[StreamToken]:
     wanted = {"jobs": list(jobs) if jobs else None, "prefix": prefix, "ttl": ttl}
     body = _encode({name: value for name, value in wanted.items() if value is not None})
@@ -186,11 +188,12 @@ def ready(event: Any, *, draw: bool = True) -> dict[str, Any]:
 
 
 def get(path: str, **parameters: Any) -> Request:
-    """A GET; parameters that are None are left out, truth is told as `true` and `false`."""
+    """A GET; what is None is left out, a list stands once for each item, truth is told as `true` and `false`."""
     pairs = [
-        (name, str(value).lower() if isinstance(value, bool) else str(value))
+        (name, str(one).lower() if isinstance(one, bool) else str(one))
         for name, value in parameters.items()
         if value is not None
+        for one in (value if isinstance(value, list | tuple) else (value,))
     ]
     return Request("GET", f"{path}?{urlencode(pairs)}" if pairs else path, {"accept": "application/json"})
 
@@ -230,17 +233,13 @@ class _EventPage(msgspec.Struct):
     next: str | None = None
 
 
-class _Diff(msgspec.Struct):
-    changes: list[Change]
-
-
 _appended: Final = msgspec.json.Decoder(Appended).decode
 _appended_many: Final = msgspec.json.Decoder(AppendedMany).decode
 _snapshot: Final = msgspec.json.Decoder(JobSnapshot).decode
 _token: Final = msgspec.json.Decoder(StreamToken).decode
 _job_page: Final = msgspec.json.Decoder(_JobPage).decode
 _event_page: Final = msgspec.json.Decoder(_EventPage).decode
-_diff: Final = msgspec.json.Decoder(_Diff).decode
+_diff: Final = msgspec.json.Decoder(Diff).decode
 
 
 def _jobs(body: bytes) -> Page[JobSummary]:
@@ -260,7 +259,3 @@ def _following(target: str | None, decode: Callable[[bytes], Page[T]]) -> Call[P
     if not target.startswith("/v1/"):
         raise BadAnswer("the next page is said to be elsewhere", code="redirected")
     return Call(Request("GET", target, {"accept": "application/json"}), decode)
-
-
-def _changes(body: bytes) -> list[Change]:
-    return _diff(body).changes

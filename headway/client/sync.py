@@ -28,7 +28,7 @@ from headway.client.address import (
 from headway.client.calls import Answer, At, Call
 from headway.client.errors import BadAnswer, ClientError, Unreachable
 from headway.client.following import CaughtUp, Following, Item, stream
-from headway.client.values import Appended, AppendedMany, Change, Event, JobSnapshot, JobSummary, StreamToken
+from headway.client.values import Appended, AppendedMany, Diff, Event, JobSnapshot, JobSummary, StreamToken
 
 T = TypeVar("T")
 
@@ -99,16 +99,17 @@ class Client:
     def events(self, job_id: str | None = None, **filters: Any) -> Iterator[Event]:
         """The history of a job, or of the log, page by page.
 
-        Filters: after, before, type, step, actor, applied, reason, since, until, text, limit (of a page).
+        Filters: after, before, type, step, actor, applied, reason, since, until, clock, text, order, prefix, limit (of
+        a page); type, step, actor and reason may be lists.
         """
         return self._pages(calls.events(job_id, **filters))
 
-    def diff(self, job_id: str, start: At, end: At | None = None) -> list[Change]:
-        """What changed in a job between two moments, or until now."""
+    def diff(self, job_id: str, start: At | None = None, end: At | None = None) -> Diff:
+        """What changed in a job between two moments; from its begin, until now."""
         return self._call(calls.diff(job_id, start, end))
 
     def stream_token(
-        self, *, jobs: Sequence[str] | None = None, prefix: str | None = None, ttl: float | None = None
+        self, *, jobs: Sequence[str] | None = None, prefix: str | None = None, ttl: int | None = None
     ) -> StreamToken:
         """A short-lived token for a browser: only streams, and only of these jobs. `ttl`: seconds."""
         return self._call(calls.stream_token(jobs=jobs, prefix=prefix, ttl=ttl))

@@ -194,6 +194,15 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     after: Any = None
 
 
+class Diff(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed in a job between two moments; `versions` and `percents` are those of both, 0 before its begin."""
+
+    changes: list[Change]
+    job_id: str = ""
+    versions: tuple[int, int] = (0, 0)
+    percents: tuple[float, float] = (0.0, 0.0)
+
+
 class StreamToken(msgspec.Struct, frozen=True, kw_only=True):
     """A key to streams alone, for a browser. Not shown when printed."""
 
