@@ -108,7 +108,8 @@ class AccessLog:
         dropped, self._dropped = self._dropped, 0
         text = "".join([self._make(entry) for entry in entries])
         if dropped:
-            text += self._make(_Entry(time.time(), "-", "-", f"{dropped} lines left out", b"", 0, 0, 0, *[None] * 4))
+            left_out = b"%d lines left out" % dropped
+            text += self._make(_Entry(time.time(), "-", "-", "-", left_out, 0, 0, 0, None, None, None, None))
         try:
             self._write(text)
         except (OSError, ValueError):

@@ -17,13 +17,12 @@ from typing import Final
 from litestar import Litestar
 from litestar.types import ASGIApp
 
-from api.access_log import AccessLog
 from api.auth import Principal, StreamGrant
 from api.cors import Cors
 from api.key_table import has_key
 from api.problems import Forbidden, MalformedRequest, MethodNotAllowed, NotFound, Unauthorized
 from api.requests import MAX_PARAMETERS, ASGIScope, ClientGone, Exchange, Receive, Send
-from api.routes import Route, find, history, ingest, jobs, operations, time_travel, tokens
+from api.routes import Route, docs, find, history, ingest, jobs, operations, time_travel, tokens
 from api.routes.errors import to_response
 from api.services import Services
 from api.streams import handlers as streams
@@ -48,11 +47,7 @@ class App:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.access_log: AccessLog | None = None
-        settings = services.settings
-        if settings.access_log:
-            self.access_log = AccessLog(as_json=settings.log_format == "json")
-        self._cors = Cors(settings.cors_origins)
+        self._cors = Cors(services.settings.cors_origins)
         self._ours, self._count = secrets.token_hex(4), itertools.count(1)
         self._litestar: ASGIApp = make_litestar(services)
 
@@ -77,8 +72,8 @@ class App:
             seconds = time.perf_counter() - exchange.started
             if exchange.events is None:
                 self.services.metrics.request(exchange.method, exchange.route, exchange.status, seconds)
-            if self.access_log is not None:
-                self.access_log.add(exchange, seconds)
+            if self.services.access_log is not None:
+                self.services.access_log.add(exchange, seconds)
 
     async def _answer(self, exchange: Exchange) -> None:
         if exchange.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
@@ -134,7 +129,7 @@ class App:
 def make_litestar(services: Services) -> ASGIApp:
     """The JSON routes. Their handlers find the exchange in the scope, and the services in the state."""
     app = Litestar(
-        route_handlers=[*jobs.HANDLERS, *time_travel.HANDLERS, *operations.HANDLERS, *tokens.HANDLERS],
+        route_handlers=[*jobs.HANDLERS, *time_travel.HANDLERS, *docs.HANDLERS, *operations.HANDLERS, *tokens.HANDLERS],
         exception_handlers={Exception: to_response},
         openapi_config=None,
         logging_config=None,

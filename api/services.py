@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 import anyio
 import anyio.to_thread
 
+from api.access_log import AccessLog
 from api.auth import Principal
 from api.keys import KeyRing, NoKeys
 from api.limits import Limits
@@ -115,6 +116,7 @@ class Services:
         self.metrics = Metrics()
         self.background: Background | None = None
         self.probe = Probe(self)
+        self.access_log = AccessLog(as_json=settings.log_format == "json") if settings.access_log else None
         self.keys = KeyRing(store, keyless=keyless)
         self.tokens = StreamTokens(self.keys, longest=settings.token_ttl)
         self.streams = Streams(self)

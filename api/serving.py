@@ -161,8 +161,7 @@ async def serve(
         services.background = beside
         edge = Edge(services.metrics, max_connections=allow_files(settings.max_connections))
         add_gauges(services, edge)
-        app = App(services)
-        server = Server(config_of(app, settings, edge))
+        server = Server(config_of(App(services), settings, edge))
     except BaseException:
         for bound in sockets:
             bound.close()
@@ -172,8 +171,8 @@ async def serve(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wiring.keep_running)
             tasks.start_soon(services.keys.run)
-            if app.access_log is not None:
-                tasks.start_soon(app.access_log.run)
+            if services.access_log is not None:
+                tasks.start_soon(services.access_log.run)
             if background:
                 tasks.start_soon(beside.run)
             async with anyio.create_task_group() as serving:

@@ -43,6 +43,18 @@ class Cluster:
         os.kill(pid, how)
         wait_until(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not _alive(pid), "PostgreSQL has ended")
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP of all its processes while the block runs: connections stay open and nothing answers."""
+        pids = [self.pid, *_children(self.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
+
     def start(self) -> None:
         """Start again, and wait until it accepts connections."""
         self._lease.ensure_running()
@@ -55,6 +67,10 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager
