@@ -184,7 +184,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     for field, value in found.items():
         name = BY_FIELD.get(field)
         if name is None or field == "config":
-            raise BadConfigFile(path, f"there is no setting {field!r}{_suggestion(field, BY_FIELD)}")
+            raise BadConfigFile(path, f"there is no setting {field!r}{suggestion(field, BY_FIELD)}")
         variable = VARIABLES[name]
         values[field] = _parse(f"{path}: {field}", variable, _as_text(value))
     return values
@@ -202,8 +202,9 @@ def _as_text(value: object) -> str:
             return repr(value)
 
 
-def _suggestion(name: str, names: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name.lower(), names, n=1)
+def suggestion(name: str, names: Mapping[str, object]) -> str:
+    """What was meant by a name that does not exist, as the end of a sentence."""
+    near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else "; `headway config` lists them"
 
 

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "parked": ("parked", "parked", "Reports that a projection could not take: list, retry, skip."),
     "rebuild": ("rebuild", "rebuild", "Make the step table anew from the log, while appends go on."),
     "verify": ("verify", "verify", "Recompute the hash chain and name the first bad position."),
+    "config": ("config", "config", "Show the effective settings and where each comes from."),
     "doctor": ("doctor", "doctor", "Say what is wrong with the set-up and what to do."),
 }
 """Name → module, attribute, what it does. The order is that of the help."""
@@ -57,6 +58,7 @@ Environment:
   DATABASE_URL, REDIS_URL  servers of your own; without them some are started here
   HEADWAY_LOG              the log to work on (default: default)
   HEADWAY_DATA_DIR         where the embedded servers keep their data
+  HEADWAY_CONFIG           a TOML file with settings, else ./headway.toml; `headway config` lists all
   HEADWAY_DEBUG=1          show tracebacks
   NO_COLOR=1               no colours
 """

@@ -17,6 +17,8 @@ import msgspec
 from api.cli.failures import INTERRUPTED
 from api.cli.journal import log_to_stderr
 from api.cli.session import Session, log_option, pass_session
+from api.settings import suggestion, unknown_variables
+from api.variables import VARIABLES
 
 if TYPE_CHECKING:
     from api.services import Services
@@ -62,6 +64,8 @@ def serve(
         changed["log_format"] = "json"
     session.change(**changed)
     log_to_stderr(session.settings, level=logging.INFO)
+    for name in unknown_variables():
+        logger.warning("%s is set and means nothing to this version%s", name, suggestion(name, VARIABLES))
     with session.wired(redis=True) as wiring:
         anyio.run(_until_stopped, wiring, background, backend_options={"use_uvloop": True})
     _leave()
