@@ -100,13 +100,13 @@ class Body:
         return found
 
 
-def answer(exchange: Exchange, body: Body, *, cache: str = REVALIDATE) -> Response[bytes]:
+def answer(exchange: Exchange, body: Body, *, cache: str = REVALIDATE, kind: str = JSON) -> Response[bytes]:
     """200 with the body, or 304 without it for who has it already."""
     headers = body.headers(cache)
     if is_known(exchange, body.tag):
         headers.pop("content-encoding", None)
-        return Response(b"", status_code=304, headers=headers, media_type=JSON)
-    return Response(body.content, headers=headers, media_type=JSON)
+        return Response(b"", status_code=304, headers=headers, media_type=kind)
+    return Response(body.content, headers=headers, media_type=kind)
 
 
 async def respond(exchange: Exchange, body: Body, *, cache: str = REVALIDATE) -> None:

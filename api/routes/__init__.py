@@ -39,6 +39,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/healthz", None),
     Route("GET", "/readyz", None),
     Route("GET", "/metrics", frozenset((Scope.ADMIN,))),
+    Route("GET", "/", None),
     Route("GET", "/openapi.json", None),
     Route("GET", "/docs", None),
     Route("GET", "/problems/{code}", None),
