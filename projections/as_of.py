@@ -15,6 +15,7 @@ import msgspec
 
 from eventstore.chain import GENESIS
 from eventstore.cursor import format_cursor
+from eventstore.errors import NoSuchLog
 from eventstore.events import RecordedEvent, to_datetime, to_us
 from eventstore.store import EventStore
 from eventstore.wire import cursor_of
@@ -75,7 +76,8 @@ def position_at(store: EventStore, at: At) -> int:
     log_id = store.log_id()
     with store.database.session() as conn:
         row = conn.execute(POSITION_AT, {"log_id": log_id, "moment": moment}, binary=True).fetchone()
-    assert row is not None
+    if row is None:
+        raise NoSuchLog(str(log_id))
     return int(row[0])
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from eventstore import pgarray
+from eventstore.errors import NoSuchLog
 from eventstore.store import EventStore
 from projections.state import JOB_ENDED
 
@@ -36,6 +37,8 @@ def read_statuses(store: EventStore, job_ids: Sequence[str]) -> dict[str, JobSta
     log_id = store.log_id()
     with store.database.session() as conn:
         rows = conn.execute(_STATUSES, (pgarray.text(job_ids), log_id), binary=True).fetchall()
+    if not rows:
+        raise NoSuchLog(str(log_id))
     head = rows[0][0]
     found = {row[1]: JobStatus(status=row[2], position=row[3], head=head) for row in rows if row[1] is not None}
     missing = JobStatus(status=None, position=0, head=head)
