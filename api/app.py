@@ -26,6 +26,7 @@ from api.routes import Route, docs, find, history, ingest, jobs, operations, tim
 from api.routes.errors import to_response
 from api.services import Services
 from api.streams import handlers as streams
+from api.tokens import token_in
 from eventstore.codec import check_job_id
 
 Handler = Callable[[Services, Exchange], Awaitable[None]]
@@ -111,15 +112,17 @@ class App:
             await self._litestar(scope, exchange.receive, exchange.send)  # type: ignore[arg-type]
 
     async def _authenticate(self, exchange: Exchange, route: Route) -> Principal:
-        """Who asks: by a key in the header, or on streams by a token in the address. Raises `Unauthorized`."""
+        """Who asks: by a key in the header; on streams by a token, there or in the address. Raises `Unauthorized`."""
         if b"hw" in exchange.scope["query_string"] and has_key(exchange.scope["query_string"]):
             raise Unauthorized(
                 "a key does not belong in an address, where logs keep it: revoke it, send it as a header"
             )
         authorization = exchange.header(b"authorization")
-        if route.stream and authorization is None and (token := exchange.parameter("token")) is not None:
-            exchange.grant = await self.services.tokens.read(token)
-            return exchange.grant.principal
+        if route.stream:
+            token = exchange.parameter("token") if authorization is None else token_in(authorization)
+            if token is not None:
+                exchange.grant = await self.services.tokens.read(token)
+                return exchange.grant.principal
         who = await self.services.keys.authenticate(authorization)
         if route.stream:
             exchange.grant = StreamGrant(principal=who)

@@ -38,6 +38,12 @@ class _Claims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     jobs: list[str] | None
 
 
+def token_in(authorization: str) -> str | None:
+    """The stream token in an `Authorization` header, where no log keeps it; None if that holds a key, or neither."""
+    kind, _, text = authorization.partition(" ")
+    return text if kind.lower() == "bearer" and text.startswith("eyJ") and text.count(".") == 2 else None
+
+
 class StreamTokens:
     """Makes and reads tokens; every server process over one database knows the same secrets.
 

@@ -38,7 +38,7 @@ _CURSOR: Final = re.compile(r"[0-9]{4,9}_([0-9]{16})_[0-9a-f]{8}")
 
 
 class _Snapshot(msgspec.Struct):
-    job: JobSnapshot
+    job: JobSnapshot | None
     cursor: str
 
 
@@ -220,10 +220,11 @@ class Following:
         if not self._pictures or self._cursor is not None:
             return
         told = _snapshot(frame.data)
-        if not told.job.cursor:
-            msgspec.structs.force_setattr(told.job, "cursor", told.cursor)
         self._pictured = told.cursor if self._pictured is None else min(self._pictured, told.cursor)
-        self.items.append(told.job)
+        if told.job is not None:
+            if not told.job.cursor:
+                msgspec.structs.force_setattr(told.job, "cursor", told.cursor)
+            self.items.append(told.job)
 
     def _stand(self, cursor: str | None) -> None:
         """Where to go on, if nothing had said so yet."""

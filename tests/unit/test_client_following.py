@@ -149,6 +149,13 @@ def test_a_filtered_stream_may_jump_over_what_is_not_asked_for() -> None:
     assert later.feed(event(900, 500))
 
 
+def test_a_job_that_has_not_begun_has_no_snapshot_but_a_place_to_wait_at() -> None:
+    made = following("a")
+    made.feed(control("snapshot", job=None, cursor=cursor(5)) + event(6, 5))
+    assert positions(made) == [6]
+    assert len(made.items) == 1
+
+
 def test_with_latest_frames_may_be_left_out() -> None:
     made = following(latest=True)
     assert made.request().target == "/v1/stream?mode=latest"
