@@ -47,9 +47,9 @@ class Subscriber:
     """See the module. `run()` is its whole life; everything else is called by the hub and by the wheel."""
 
     __slots__ = (
-        "_asked", "_beat", "_behind", "_bytes", "_count", "_exchange", "_expires", "_feed", "_floor", "_hub",
-        "_idle", "_joined", "_key", "_last", "_link", "_over", "_place", "_queue", "_recycle", "_scope", "_since",
-        "_status", "_streams", "_tenant", "_waiter", "due",
+        "_asked", "_beat", "_behind", "_bytes", "_count", "_exchange", "_expires", "_feed", "_floor", "_greeted",
+        "_hub", "_idle", "_joined", "_key", "_last", "_link", "_over", "_place", "_queue", "_recycle", "_scope",
+        "_since", "_status", "_streams", "_tenant", "_waiter", "due",
     )  # fmt: skip
 
     def __init__(self, streams: Streams, tenant: Tenant, exchange: Exchange, asked: Asked) -> None:
@@ -71,7 +71,7 @@ class Subscriber:
         self._queue: deque[Chunk] = deque()
         self._count = self._bytes = 0
         self._idle = False  # whether the task waits, so that the hub may write
-        self._behind = False
+        self._behind = self._greeted = False
         self._waiter: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._over: tuple[str, bytes | None] | None = None
@@ -352,7 +352,8 @@ class Subscriber:
         """A part of the answer, with the client's cursor after it."""
         await self._begin()
         if body:
-            if not self._link.written:
+            if not self._greeted:
+                self._greeted = True
                 body = frames.retry(frames.RETRY) + body
             self._streams.wheel.watch(self)
             await self._link.send(body)
