@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headway.keys")
 
 LOOK: Final = 5.0  # seconds between looks
-SOONEST: Final = 1.0  # seconds between looks because of keys that are not known
+SOONEST: Final = 0.2  # seconds between looks because of keys that are not known
 _NOBODY: Final = bytes(32)
 _SCOPES: Final = {scope.value: scope for scope in Scope}
 
@@ -115,7 +115,7 @@ class KeyRing:
             await self._look_now()
 
     async def refresh(self) -> bool:
-        """`load` because of something unknown, at most once a second for all who ask; whether it was done."""
+        """`load` because of something unknown, at most five times a second for all who ask; whether it was done."""
         asked = time.monotonic()
         if asked - self._looked_at < SOONEST:
             return False

@@ -55,7 +55,7 @@ def create(
 ) -> None:
     """Make a key for the log and print it. Nobody can show it again: only its SHA-256 is kept.
 
-    Running servers know it within a second. `act-as` may set the actor of an event, `audit` reads the history, `admin`
+    Running servers know it at once. `act-as` may set the actor of an event, `audit` reads the history, `admin`
     reads the metrics.
     """
     from api import key_table

@@ -6,9 +6,19 @@ from collections.abc import Iterable
 
 from api import key_table
 from api.auth import Scope
+from api.wiring import ensure_log
 from eventstore.connections import Database
+from eventstore.store import EventStore
+from projections.progress import Progress
 
 ALL = tuple(Scope)
+
+
+def make_logs(database_url: str, *logs: str) -> None:
+    """Logs as `headway logs create` makes them."""
+    with EventStore(database_url, projection=Progress(), pool_size=1) as store:
+        for log in logs:
+            ensure_log(store, log)
 
 
 def make_key(
