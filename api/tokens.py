@@ -75,7 +75,9 @@ class StreamTokens:
                 check_job_id(job_id)
                 if not who.sees(job_id):
                     raise NotFound(f"there is no job {job_id!r}")
-        if len(prefix) > 200 or (prefix and not prefix.startswith(who.prefix)):
+        if prefix:
+            check_job_id(prefix, "prefix")
+        if prefix and not prefix.startswith(who.prefix):
             raise Forbidden(f"prefix: this key sees only jobs whose id begins with {who.prefix!r}", field="prefix")
         if not self._keys.signing:
             await self._keys.load()
