@@ -22,6 +22,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from api.held import HoldingTransport
 from api.problems import ApiError, HeadersTooLarge, MalformedRequest, Stopping, UriTooLong, problem_of
 from api.telemetry import Metrics
 
@@ -52,6 +53,12 @@ class Connection(Protocol):
     def write(self, data: bytes) -> None:
         """Bytes onto the wire as they are, without waiting. Only while an answer is on its way, after its head;
         framing (`Transfer-Encoding: chunked`) is the caller's. Written to a lost connection they go nowhere."""
+
+    def hold(self) -> None:
+        """Keep back what is written until `release`, to write it at once."""
+
+    def release(self) -> None:
+        """Write what was held back."""
 
 
 class Edge:
@@ -140,10 +147,17 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._gone:
             self.transport.write(data)
 
+    def hold(self) -> None:
+        self._holding.hold()
+
+    def release(self) -> None:
+        self._holding.release()
+
     # -- the connection ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._holding = HoldingTransport(transport)
+        super().connection_made(self._holding)  # type: ignore[arg-type]
         edge = self._edge
         edge.connections += 1
         edge.expect(self)

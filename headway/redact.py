@@ -22,6 +22,21 @@ DEPTH: Final = 32
 _ANCHORED: Final = [(rule, anchor) for rule in (*TOKENS, *PLACES) for anchor in rule.anchors]
 _FOLDED: Final = [(rule, anchor) for rule, anchor in _ANCHORED if rule.folded]
 _EXACT: Final = [(rule, anchor) for rule, anchor in _ANCHORED if not rule.folded]
+
+
+def _any_of(texts: set[str]) -> str:
+    """A pattern for these texts that looks at each place of a text once: common beginnings are written once."""
+    if "" in texts:
+        return ""
+    rests: dict[str, set[str]] = {}
+    for text in texts:
+        rests.setdefault(text[0], set()).add(text[1:])
+    parts = [re.escape(first) + _any_of(rest) for first, rest in sorted(rests.items())]
+    return parts[0] if len(parts) == 1 else f"(?:{'|'.join(parts)})"
+
+
+_ANY: Final = re.compile(_any_of({anchor.lower() for _, anchor in _ANCHORED} | set(PAIR_ANCHORS)))
+"""Found in the small letters of every text that holds an anchor; most texts hold none."""
 _ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CLOSERS: Final = ")]}>"
@@ -98,6 +113,8 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
     lower = text.lower()
     if len(lower) != len(text):  # a letter like İ became two: positions would not agree
         lower = text.translate(_ASCII_LOWER)
+    if _ANY.search(lower) is None:
+        return
     hits = [(rule, anchor) for rule, anchor in _FOLDED if anchor in lower]
     hits += [(rule, anchor) for rule, anchor in _EXACT if anchor in text]
     for rule, anchor in hits:
