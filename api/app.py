@@ -7,6 +7,7 @@ streams are ASGI handlers of their own, for speed.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import secrets
@@ -20,7 +21,7 @@ from litestar.types import ASGIApp
 from api.auth import Principal, StreamGrant
 from api.cors import Cors
 from api.key_table import has_key
-from api.problems import Forbidden, MalformedRequest, MethodNotAllowed, NotFound, Unauthorized
+from api.problems import Forbidden, MalformedRequest, MethodNotAllowed, NotFound, Stopping, Unauthorized
 from api.requests import MAX_PARAMETERS, ASGIScope, ClientGone, Exchange, Receive, Send
 from api.routes import Route, docs, find, history, ingest, jobs, operations, time_travel, tokens
 from api.routes.errors import to_response
@@ -32,6 +33,9 @@ from eventstore.codec import check_job_id
 Handler = Callable[[Services, Exchange], Awaitable[None]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NOT_WAITED_FOR: Final = (
+    "the server stops and waits for this no longer; whether an append was written is not known: retry with the same ids"
+)
 
 RAW: Final[dict[tuple[str, str], Handler]] = {
     ("POST", "/v1/jobs/{job}/events"): ingest.append_to_job,
@@ -65,6 +69,10 @@ class App:
             await self._answer(exchange)
         except ClientGone:
             pass
+        except asyncio.CancelledError:
+            if exchange.answered or not self.services.stopping.is_set():
+                raise
+            await exchange.refuse(Stopping(_NOT_WAITED_FOR))
         except Exception as error:
             if exchange.answered:
                 raise

@@ -14,7 +14,7 @@ import anyio
 import click
 import msgspec
 
-from api.cli.failures import INTERRUPTED
+from api.cli.failures import BAD, INTERRUPTED
 from api.cli.journal import log_to_stderr
 from api.cli.session import Session, log_option, pass_session
 from api.settings import suggestion, unknown_variables
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headway.serve")
 
 JOINED: Final = 2.0  # seconds that threads which hang in a dead server are waited for at the end
+TO_CLOSE: Final = 12.0  # seconds from the last answer to the end: leases are given back, queued appends written
 
 
 @click.command()
@@ -77,7 +78,7 @@ async def _until_stopped(wiring: Wiring, background: bool) -> None:
     settings = wiring.settings
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, stop)
+        tasks.start_soon(_watch_signals, stop, settings.stop_patience + TO_CLOSE)
         await run(
             wiring,
             host=settings.host,
@@ -90,7 +91,7 @@ async def _until_stopped(wiring: Wiring, background: bool) -> None:
     logger.info("stopped")
 
 
-async def _watch_signals(stop: anyio.Event) -> None:
+async def _watch_signals(stop: anyio.Event, patience: float) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for number in signals:
             name = signal.Signals(number).name
@@ -99,6 +100,15 @@ async def _watch_signals(stop: anyio.Event) -> None:
                 _end_at_once(INTERRUPTED)
             logger.info("%s: stops; running requests are answered first, once more ends at once", name)
             stop.set()
+            late = threading.Timer(patience, _too_late)
+            late.daemon = True
+            late.start()
+
+
+def _too_late() -> None:
+    """A server hangs so that nothing can be closed: what it did not acknowledge, nobody was told of."""
+    logger.error("the stop takes too long, a server gives no answer: ends now")
+    _end_at_once(BAD)
 
 
 def _tell(port: int, services: Services) -> None:
