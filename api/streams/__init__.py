@@ -30,6 +30,7 @@ from api.streams.gathered import Gathered
 from api.streams.hub import Hub
 from api.streams.pictures import Picture, read_pictures
 from api.streams.wheel import Wheel
+from eventstore.cursor import NOW, Cursor
 from projections.job_status import JobStatus, read_statuses
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class Streams:
         """The snapshots of those of the jobs that the log has, all of one moment."""
         found = await _read_pictures(tenant, job_ids)
         return [found[job_id] for job_id in job_ids if job_id in found]
+
+    async def head(self, tenant: Tenant) -> Cursor:
+        """The end of the log, now; a hub may be a moment behind it."""
+        head, position = await tenant.reads.run(tenant.store.resolve, NOW)
+        return Cursor(position, head.epoch, head.hash[:4].hex())
 
     async def status(self, tenant: Tenant, job_id: str, known: int) -> JobStatus:
         """A job's status, no older than position `known` of the log, as far as the log reaches there."""

@@ -154,6 +154,7 @@ class Subscriber:
             self._status = status.status if status.ended else None
         match start:
             case Where.NOW:
+                here = await self._streams.head(self._tenant)
                 self._last = str(here).encode()
             case Where.START:
                 self._last = format_cursor(here.epoch or 1, 0, GENESIS[:4].hex()).encode()

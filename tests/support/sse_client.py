@@ -147,6 +147,18 @@ class Stream:
         taken, self._body = self._body[:count], self._body[count:]
         return taken
 
+    def some(self, most: int, patience: float = 0.1) -> bytes:
+        """1 to `most` bytes of the body; empty when none came within `patience` seconds."""
+        if not self._body:
+            self._socket.settimeout(patience)
+            try:
+                self._body = self.receive()
+            except TimeoutError:
+                return b""
+            finally:
+                self._socket.settimeout(PATIENCE)
+        return self.take(min(most, len(self._body)))
+
     def whole(self) -> bytes:
         """The rest of the body, until the server ends it."""
         return self.take(2**62)
