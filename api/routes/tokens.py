@@ -51,6 +51,7 @@ async def create(request: Request[None, None, State]) -> StreamToken:
         raise MalformedRequest(f"the body is no JSON: {error}") from None
     if wanted.jobs is not None and wanted.prefix:
         raise MalformedRequest("give jobs or prefix, not both", field="prefix")
+    exchange.extra.append((b"cache-control", b"no-store"))
     token, end = await services.tokens.mint(exchange.principal, jobs=wanted.jobs, prefix=wanted.prefix, ttl=wanted.ttl)
     return StreamToken(token=token, expires_at=datetime.fromtimestamp(end, tz=UTC))
 
