@@ -211,12 +211,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._stop(UriTooLong(f"the address is longer than {URL_BYTES:,} bytes", limit=URL_BYTES))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        name = name.lower()
+        self.headers.append((name, value))
         self._size += len(name) + len(value) + 4
         if self._size > HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._stop(_headers_too_large())
-        if self.headers[-1][0] == b"host":
+        if name == b"host":
             self._hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
