@@ -1,8 +1,8 @@
 """A TCP proxy before an HTTP server that cuts streams anywhere, also in the middle of a frame.
 
-`cuts` streams are ended, each after a random number of bytes of its answer: half of them with a reset, which throws
-away what the reader has not read yet, half with an ordinary close. Then streams are left alone. `target` may change: a
-server that was restarted has another port. While it is None nobody answers.
+`cuts` streams of one reader are ended, each after a random number of bytes of its answer: half of them with a reset,
+which throws away what the reader has not read yet, half with an ordinary close. Then streams are left alone. `target`
+may change: a server that was restarted has another port. While it is None nobody answers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEST_RETRY = b"retry: 0030\n"
 class Cutter:
     def __init__(self, target: int | None, *, cuts: int = 0, least: int = 1, most: int = 60_000, seed: int = 0) -> None:
         self.target = target
-        self.cuts_left, self.cut = cuts, 0
+        self._cuts, self.cut = cuts, 0
         self.streams = 0
         """How many streams were opened, those included that were not cut."""
         self._range = (least, most)
@@ -112,10 +112,7 @@ class Cutter:
     def _draw(self) -> int | None:
         with self._lock:
             self.streams += 1
-            if self.cuts_left == 0:
-                return None
-            self.cuts_left -= 1
-            return self._random.randint(*self._range)
+            return self._random.randint(*self._range) if self.cut < self._cuts else None
 
 
 @contextmanager
