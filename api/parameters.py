@@ -24,6 +24,8 @@ from eventstore.cursor import Cursor, Where, parse_cursor
 from eventstore.errors import InvalidCursor, shorten
 from projections.audit_text import MAX_TEXT
 
+MOST: Final = 50
+"""How often a parameter may be repeated that is a list."""
 JOB_ID: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}$"
 CURSOR: Final = "^(|-1|now|0|[1-9][0-9]{0,15}|[0-9]{4,9}_[0-9]{16}_[0-9a-f]{8})$"
 TIME: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
@@ -55,6 +57,8 @@ def read(exchange: Exchange, known: Sequence[Parameter]) -> dict[str, Any]:
         if given is None:
             values[name] = parameter.default
         elif parameter.many:
+            if len(given) > MOST:
+                raise MalformedRequest(f"{name}: give it at most {MOST} times", field=name)
             values[name] = tuple(_parsed(parameter, text) for text in given)
         elif len(given) > 1:
             raise MalformedRequest(f"{name}: give it once", field=name)
@@ -134,7 +138,7 @@ def switch(name: str, purpose: str, default: bool | None = None) -> Parameter:
     schema: dict[str, Any] = {"type": "boolean"}
     if default is not None:
         schema["default"] = default
-    return Parameter(name=name, purpose=purpose, parse=parse, schema=schema, default=default, example=True)
+    return Parameter(name=name, purpose=purpose, parse=parse, schema=schema, default=default)
 
 
 def text(
@@ -172,10 +176,10 @@ def place(name: str, purpose: str, *, example: str = "41") -> Parameter:
     return Parameter(name=name, purpose=purpose, parse=parse_cursor, schema=schema, example=example)
 
 
-def moment(name: str, purpose: str) -> Parameter:
+def moment(name: str, purpose: str, *, example: str = "2026-01-31T12:00:00Z") -> Parameter:
     """A time with a zone."""
     schema = {"type": "string", "format": "date-time", "pattern": TIME}
-    return Parameter(name=name, purpose=purpose, parse=parse_time, schema=schema, example="2026-01-31T12:00:00Z")
+    return Parameter(name=name, purpose=purpose, parse=parse_time, schema=schema, example=example)
 
 
 def place_or_moment(name: str, purpose: str, *, example: str = "41") -> Parameter:

@@ -14,7 +14,7 @@ from api.openapi.curl import curl_line
 from api.openapi.events import Schema, event_schemas, ref
 from api.openapi.operations import NDJSON, OPERATIONS, TAGS, Answer, Operation
 from api.openapi.problems import ANYWHERE, KEYED, ProblemKind, kinds, problem_schema
-from api.parameters import JOB_ID, Parameter
+from api.parameters import JOB_ID, MOST, Parameter
 from api.problems import PROBLEM_JSON
 from api.routes import ROUTES, Route
 from api.routes.history import EventPage
@@ -22,8 +22,12 @@ from api.routes.ingest import AppendedToJob, AppendedToMany
 from api.routes.jobs import STATUSES, JobAnswer, JobList
 from api.routes.time_travel import Diff
 from api.routes.tokens import StreamToken, TokenRequest
+from api.settings import Settings
+from api.tokens import MAX_JOBS
 from projections.standing import JobStanding
 
+TOKEN_TTL: Final = Settings().token_ttl
+_OR_NOTHING: Final = "^([A-Za-z0-9][A-Za-z0-9._:@-]{0,199})?$"
 ANSWERS: Final = (
     AppendedToJob, AppendedToMany, JobAnswer, JobList, EventPage, Diff, StreamToken, TokenRequest, ProblemKind,
     JobStanding,
@@ -48,8 +52,9 @@ try again, and any append may be repeated with the same event ids (or the same `
 """
 
 
-def document(*, keyless: bool = False) -> dict[str, Any]:
-    """The document. `keyless`: of a server on 127.0.0.1 that asks for no keys."""
+def document(*, keyless: bool = False, token_ttl: int = TOKEN_TTL) -> dict[str, Any]:
+    """The document. `keyless`: of a server on 127.0.0.1 that asks for no keys. `token_ttl`: seconds that a stream token
+    is good for at most."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         operation = OPERATIONS[route.method, route.path]
@@ -66,14 +71,15 @@ def document(*, keyless: bool = False) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
         "paths": paths,
-        "components": _components(keyless=keyless),
+        "components": _components(keyless=keyless, token_ttl=token_ttl),
     }
 
 
-def _components(*, keyless: bool) -> dict[str, Any]:
+def _components(*, keyless: bool, token_ttl: int) -> dict[str, Any]:
     _, made = msgspec.json.schema_components(ANSWERS, ref_template="#/components/schemas/{name}")
     for name, schema in made.items():
         _refine(name, schema)
+    _refine_token(made["TokenRequest"], token_ttl)
     standing = ref("JobStanding")
     made["AppendedToJob"]["properties"]["job"] = {"anyOf": [standing, {"type": "null"}]}
     made["AppendedToMany"]["properties"]["jobs"] = {"type": "array", "items": standing}
@@ -103,6 +109,19 @@ def _refine(name: str, schema: dict[str, Any]) -> None:
             properties[field] = {"type": ["object", "null"]}
         elif field == "status" and name.startswith("Job"):
             rule["enum"] = list(STATUSES)
+
+
+def _refine_token(schema: dict[str, Any], longest: int) -> None:
+    job = {"type": "string", "pattern": JOB_ID}
+    schema["properties"] = {
+        "jobs": {"type": ["array", "null"], "items": job, "minItems": 1, "maxItems": MAX_JOBS},
+        "prefix": {"type": "string", "pattern": _OR_NOTHING, "default": ""},
+        "ttl": {"type": ["integer", "null"], "minimum": 1, "maximum": longest, "default": None},
+    }
+    schema["not"] = {
+        "required": ["jobs", "prefix"],
+        "properties": {"jobs": {"type": "array"}, "prefix": {"minLength": 1}},
+    }
 
 
 def _text_of(rule: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +185,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     schema, example = parameter.schema, parameter.example
     found: dict[str, Any] = {"name": parameter.name, "in": "query", "description": parameter.purpose}
     if parameter.many:
-        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 20}
+        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MOST}
         example = None if example is None else [example]
         found |= {"style": "form", "explode": True}
     found["schema"] = schema if example is None else {**schema, "examples": [example]}

@@ -19,6 +19,7 @@ Schema = dict[str, Any]
 
 _INNER: Final = "[^\\u0000-\\u001f\\u007f-\\u009f]"
 _EDGE: Final = "[^\\s\\u0000-\\u001f\\u007f-\\u009f]"
+NO_NUL: Final = "^[^\\u0000]*$"
 MAX_SMALL: Final = 2**31 - 1
 
 
@@ -33,7 +34,12 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _bytes(limit: int, **more: Any) -> Schema:
-    return {"type": "string", "maxLength": limit, "description": f"At most {limit:,} bytes of UTF-8"} | more
+    return {
+        "type": "string",
+        "maxLength": limit,
+        "pattern": NO_NUL,
+        "description": f"At most {limit:,} bytes of UTF-8",
+    } | more
 
 
 STEP: Final[Schema] = {

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from api.openapi.events import Schema, ref
-from api.parameters import Parameter
+from api.parameters import CURSOR, Parameter
 from api.routes.history import JOB_PARAMETERS as JOB_HISTORY
 from api.routes.history import LOG_PARAMETERS as LOG_HISTORY
 from api.routes.jobs import LIST_PARAMETERS, SHOW_PARAMETERS
@@ -104,7 +104,9 @@ _EXPECTED_HEADERS: Final = (
     Header(name="If-None-Match", purpose="*: append only if the job is new", schema={"type": "string", "enum": ["*"]}),
 )
 _LAST_EVENT_ID: Final = Header(
-    name="Last-Event-ID", purpose="The id of the last frame that was seen; EventSource sends it by itself"
+    name="Last-Event-ID",
+    purpose="The id of the last frame that was seen; EventSource sends it by itself",
+    schema={"type": "string", "pattern": CURSOR},
 )
 
 

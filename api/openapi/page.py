@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from api.openapi.problems import ProblemKind
 from api.openapi.style import STYLE
+from api.problems import PROBLEM_JSON
 
 _HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY: Final = (
@@ -122,6 +123,8 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     ]
     if ways := operation.get("security"):
         parts.append(f"<p>Needs {' or '.join(_way(way) for way in ways)}.</p>")
+    for sample in operation["x-codeSamples"]:
+        parts.append(f"<p class=label>{escape(sample['label'])}</p><pre>{escape(sample['source'])}</pre>")
     if operation["parameters"]:
         rows = [
             [f"<code>{escape(one['name'])}</code><br><small>{one['in']}</small>", _told(one["schema"]),
@@ -135,12 +138,12 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     rows = []
     for status, answer in operation["responses"].items():
         content = "<br>".join(
-            f"<code>{escape(kind)}</code> {_told(one['schema'])}" for kind, one in answer.get("content", {}).items()
+            f"<code>{escape(kind)}</code> {_told(one['schema'])}"
+            for kind, one in answer.get("content", {}).items()
+            if kind != PROBLEM_JSON
         )
         rows.append([f"<b>{status}</b>", _marked(answer["description"]), content])
     parts.append(_table(("Answer", "Meaning", "Content"), rows))
-    for sample in operation["x-codeSamples"]:
-        parts.append(f"<p class=label>{escape(sample['label'])}</p><pre>{escape(sample['source'])}</pre>")
     return "".join(parts) + "</section>"
 
 

@@ -24,7 +24,7 @@ margin:.2rem 0 1rem}
 table{border-collapse:collapse;width:100%;font-size:.93rem}
 th{text-align:left;color:var(--quiet);font-weight:600;font-size:.85rem}
 th,td{padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td:first-child{min-width:7rem}
+td:first-child{min-width:7rem}td:last-child{min-width:9rem}
 nav ul{list-style:none;padding-left:0}nav ul ul{padding-left:1rem;margin-bottom:.5rem}nav a{text-decoration:none}
 b.get{color:var(--get)}b.post{color:var(--post)}
 @media(max-width:40rem){table,thead,tbody,tr,td{display:block}thead{position:absolute;left:-9999px}

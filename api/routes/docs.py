@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from litestar import Response, get
@@ -32,31 +32,32 @@ def _exchange(request: Asked) -> Exchange:
     return exchange
 
 
-def _keyless(request: Asked) -> bool:
+def _about(request: Asked) -> dict[str, Any]:
+    """What the document depends on."""
     services: Services = request.app.state["services"]
-    return services.keys.keyless
+    return {"keyless": services.keys.keyless, "token_ttl": services.settings.token_ttl}
 
 
 @lru_cache(maxsize=4)
-def _document(keyless: bool, pack: bool) -> Body:
-    return Body(_encode(document(keyless=keyless)), pack=pack)
+def _document(*, pack: bool, **about: Any) -> Body:
+    return Body(_encode(document(**about)), pack=pack)
 
 
 @lru_cache(maxsize=4)
-def _docs(keyless: bool, pack: bool) -> Body:
-    return Body(docs_page(document(keyless=keyless), kinds()).encode(), pack=pack)
+def _docs(*, pack: bool, **about: Any) -> Body:
+    return Body(docs_page(document(**about), kinds()).encode(), pack=pack)
 
 
 @get("/openapi.json")
 async def openapi(request: Asked) -> Response[bytes]:
     exchange = _exchange(request)
-    return answer(exchange, _document(_keyless(request), packs(exchange)), cache=PUBLIC)
+    return answer(exchange, _document(pack=packs(exchange), **_about(request)), cache=PUBLIC)
 
 
 @get("/docs")
 async def docs(request: Asked) -> Response[bytes]:
     exchange = _exchange(request)
-    return _page(answer(exchange, _docs(_keyless(request), packs(exchange)), cache=PUBLIC, kind=HTML))
+    return _page(answer(exchange, _docs(pack=packs(exchange), **_about(request)), cache=PUBLIC, kind=HTML))
 
 
 @get("/")

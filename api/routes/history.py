@@ -47,7 +47,7 @@ COMMON_PARAMETERS: Final[tuple[Parameter, ...]] = (
         "words like regression or step_ended", many=True, example="regression",
     ),
     moment("since", "Only what happened at this time or later"),
-    moment("until", "Only what happened before this time"),
+    moment("until", "Only what happened before this time", example="2099-12-31T23:59:59+01:00"),
     choice("clock", "The time that is meant: the log's own, or the worker's claim", words(Clock), "recorded"),
     text("text", "Only events with this text in a message, reason, title, label or error, whatever the case"),
     choice("order", "Which end to begin at", (_OLDEST, "newest"), _OLDEST),
