@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headway.serve")
 
 LOOK: Final = 2.0  # seconds between looks for new logs
+GATHER: Final = 0.1  # seconds between two batches of a projection that keeps up: beside appends, few large ones
 AGAIN: Final = 30.0  # seconds until a relay or runner that failed for good is tried once more
 
 
@@ -113,7 +114,7 @@ class Background:
         if log in self._known:
             return
         store = self._wiring.store(log)
-        runners = self._runners[log] = [Runner(store, projection) for projection in self._projections]
+        runners = self._runners[log] = [Runner(store, projection, gather=GATHER) for projection in self._projections]
         if self.relaying:
             relay = self._relays[log] = await anyio.to_thread.run_sync(self._wiring.relay, log)
             tasks.start_soon(self._keep, f"log {log}: the relay", relay)
