@@ -54,6 +54,9 @@ class Connection(Protocol):
         """Bytes onto the wire as they are, without waiting. Only while an answer is on its way, after its head;
         framing (`Transfer-Encoding: chunked`) is the caller's. Written to a lost connection they go nowhere."""
 
+    def arrived(self, scope: object) -> bytes | None:
+        """The body of the request with this scope if it is here as a whole, else None: then `receive` brings it."""
+
     def hold(self) -> None:
         """Keep back what is written until `release`, to write it at once."""
 
@@ -146,6 +149,10 @@ class HttpProtocol(HttpToolsProtocol):
     def write(self, data: bytes) -> None:
         if not self._gone:
             self.transport.write(data)
+
+    def arrived(self, scope: object) -> bytes | None:
+        cycle = self.cycle
+        return None if cycle.scope is not scope or cycle.more_body or self._gone else bytes(cycle.body)
 
     def hold(self) -> None:
         self._holding.hold()

@@ -132,16 +132,17 @@ class Exchange:
         length = self.header(b"content-length")
         if length is not None and length.isdecimal() and int(length) > limit:
             raise TooLarge(limit)
+        connection: Connection = self.scope[CONNECTION]
+        whole = connection.arrived(self.scope)
+        if whole is not None:
+            if len(whole) > limit:
+                raise TooLarge(limit)
+            return whole
+        parts, size = [], 0
         try:
-            async with asyncio.timeout(patience):  # a quarter of what anyio's costs, and every append waits here
-                message = await self.receive()
-                if message["type"] == "http.request" and not message.get("more_body", False):
-                    whole: bytes = message.get("body", b"")
-                    if len(whole) > limit:
-                        raise TooLarge(limit)
-                    return whole
-                parts, size = [], 0
+            async with asyncio.timeout(patience):
                 while True:
+                    message = await self.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
                     part = message.get("body", b"")
@@ -151,7 +152,6 @@ class Exchange:
                         raise TooLarge(limit)
                     if not message.get("more_body", False):
                         return b"".join(parts)
-                    message = await self.receive()
         except TimeoutError:
             raise MalformedRequest(
                 f"the body did not arrive within {patience:g} s", headers={"connection": "close"}

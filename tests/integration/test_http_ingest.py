@@ -387,3 +387,9 @@ def test_what_was_accepted_is_read_back_equal(server, client, data, message, ind
 def _numbers(text: str | bytes) -> Any:
     """JSON as JavaScript reads it: every number is a double."""
     return json.loads(text, parse_int=float)
+
+
+def test_large_bodies_follow_each_other_on_one_connection(client, job):
+    for size in (60, 70, 200, 900):
+        body = json.dumps(noted()).encode().ljust(size * 1024)
+        assert client.post(route(job), content=body, headers={"content-type": "application/json"}).status_code == 201
