@@ -49,13 +49,7 @@ def million(shared_database: str) -> Iterator[str]:
         conn.execute("INSERT INTO logs (name, fold_version, system_id, timeline) VALUES ('other', 1, 's', 't')")
         log_id = fill(conn, "default")
         conn.execute(f"DROP ROLE IF EXISTS {ROLE}")
-        conn.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'audit' NOSUPERUSER NOBYPASSRLS")
-        conn.execute(f"GRANT SELECT ON logs, epochs, events TO {ROLE}")
-        conn.execute("ALTER TABLE events ENABLE ROW LEVEL SECURITY")
-        conn.execute(
-            f"CREATE POLICY one_log ON events FOR SELECT TO {ROLE}"
-            " USING (log_id = current_setting('headway.log_id')::smallint)"
-        )
+        conn.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'audit' NOSUPERUSER NOBYPASSRLS IN ROLE headway_reader")
         conn.execute(f"ALTER ROLE {ROLE} SET headway.log_id = '{log_id}'")
         yield make_conninfo(shared_database, user=ROLE, password="audit")
         conn.execute(f"DROP OWNED BY {ROLE}")

@@ -1,4 +1,6 @@
-"""Each statement that reads the log is served by its index, on 60,000 rows, with the plan that the pool uses."""
+"""Each statement that reads the log is served by its index, on 60,000 rows, with the plan that the pool uses: as the
+owner of the tables, and behind the second wall, where row-level security adds a condition of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ JOBS = 60
 
 
 @pytest.fixture(scope="module")
-def conn(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
+def filled(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
     """Two logs of 60,000 events of 60 jobs each."""
     with psycopg.connect(shared_database, autocommit=True, prepare_threshold=None, options=OPTIONS) as conn:
         conn.execute(
@@ -35,6 +37,19 @@ def conn(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
         )
         conn.execute("VACUUM ANALYZE events, logs")
         yield conn
+
+
+@pytest.fixture(params=["owner", "headway_reader"])
+def conn(request: pytest.FixtureRequest, filled: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """Who asks."""
+    if request.param == "owner":
+        yield filled
+        return
+    filled.execute("SET ROLE headway_reader")
+    filled.execute("SET headway.log_id = 1")
+    yield filled
+    filled.execute("RESET ROLE")
+    filled.execute("RESET headway.log_id")
 
 
 def explain(conn: psycopg.Connection[Any], query: str, types: str, params: tuple[Any, ...]) -> list[dict[str, Any]]:
