@@ -27,7 +27,7 @@ from projections.audit_text import MAX_TEXT
 MOST: Final = 50
 """How often a parameter may be repeated that is a list."""
 JOB_ID: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}$"
-CURSOR: Final = "^(|-1|now|0|[1-9][0-9]{0,15}|[0-9]{4,9}_[0-9]{16}_[0-9a-f]{8})$"
+CURSOR: Final = "^(|-1|now|0|[1-9][0-9]{0,14}|[1-8][0-9]{15}|[0-9]{4,9}_[0-8][0-9]{15}_[0-9a-f]{8})$"
 TIME: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 TIME_RULE: Final = "a time with a zone, for example 2026-01-31T12:00:00Z (in an address + is written %2B)"
 
