@@ -13,11 +13,11 @@ from pathlib import Path
 import psycopg
 
 from eventstore.migrate import migrate
-from tests.bench import append, auditing, importing, projecting, reading, rebuilding
+from tests.bench import append, auditing, importing, projecting, reading, rebuilding, streaming
 from tests.bench.report import Report
 from tests.support.servers import embedded_servers
 
-SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "project", "old")
+SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "project", "streams", "old")
 
 
 def main() -> None:
@@ -61,6 +61,9 @@ def main() -> None:
             report.title("projections")
             projecting.run(url, report, events=20_000 if given.quick else 100_000)
             projecting.calibration(url, report)
+        if "streams" in sections:
+            report.title("streams: server, readers and writer in processes of their own")
+            streaming.run(url, redis_url, report, quick=given.quick)
         if "old" in sections:
             report.title("what users of the old pair know")
             reading.old_system(url, redis_url, report, seconds=seconds)
