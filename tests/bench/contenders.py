@@ -58,13 +58,15 @@ class Headway:
 
         return write
 
-    def async_writer(self, caller: int) -> AsyncWrite:
-        """The same through the asynchronous shell, one event at a time."""
+    def async_writer(self, caller: int, batch: int = 1) -> AsyncWrite:
+        """The same through the asynchronous shell."""
         shell, job, ticks = AsyncEventStore(self.store), f"bench:{next(self._run)}:tasks:{caller}", itertools.count()
+        per_job = 40_000 // batch
 
         async def write() -> None:
             tick = next(ticks)
-            await shell.append(f"{job}:{tick // 40_000}", [progress(tick % 40_000)])
+            at = tick % per_job * batch
+            await shell.append(f"{job}:{batch}:{tick // per_job}", [progress(at + i) for i in range(batch)])
 
         return write
 
