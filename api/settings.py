@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from api.variables import BY_FIELD, VARIABLES, Variable
+from api.variables import BY_FIELD, OF_CLIENTS, VARIABLES, Variable
 
 DEFAULT_LOG: Final = "default"
 HIDDEN: Final = "***"
@@ -217,4 +217,5 @@ def wants_tracebacks(environ: Mapping[str, str] | None = None) -> bool:
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Variables that begin with HEADWAY_ and mean nothing: most likely a slip of the pen."""
     given = os.environ if environ is None else environ
-    return sorted(name for name in given if name.startswith("HEADWAY_") and name not in VARIABLES)
+    known = VARIABLES.keys() | OF_CLIENTS
+    return sorted(name for name in given if name.startswith("HEADWAY_") and name not in known)

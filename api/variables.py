@@ -150,3 +150,6 @@ VARIABLES: Final[dict[str, Variable]] = {
 """By the name in the environment."""
 
 BY_FIELD: Final = {variable.field: name for name, variable in VARIABLES.items()}
+
+OF_CLIENTS: Final = frozenset(("HEADWAY_URL", "HEADWAY_KEY"))
+"""Read by programs that talk to a server, not by the server."""

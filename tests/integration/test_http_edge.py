@@ -132,6 +132,14 @@ def test_headers_have_a_limit(server: Server, headers: bytes, status: int) -> No
             assert refused(wired, status)["code"] == "headers_too_large"
 
 
+def test_who_still_sends_while_refused_reads_the_answer_all_the_same(server: Server) -> None:
+    with wire(server.port) as wired:
+        wired.send(GET + b"X-Big: " + b"a" * 70_000 + b"\r\n")
+        for _ in range(40):
+            wired.send(b"a" * 50_000)
+        assert refused(wired, 431)["code"] == "headers_too_large"
+
+
 @pytest.mark.parametrize(("length", "status"), [(100_000, 414), (16 * 1024 + 1, 414), (16 * 1024, 404)])
 def test_an_address_has_a_limit(server: Server, length: int, status: int) -> None:
     with wire(server.port) as wired:
@@ -186,8 +194,8 @@ def test_many_parameters_that_make_a_long_address_are_too_long(server: Server) -
     ],
     ids=[
         "CL+TE", "TE+CL", "TE not last", "TE blank", "CL differ", "CL twice", "CL list", "CL negative", "CL plus",
-        "CL hex", "CL huge", "chunk size", "chunk longer", "no host", "two hosts", "folded", "bare LF", "NUL", "blank in path",
-        "raw bytes in path", "version", "TLS", "CONNECT",
+        "CL hex", "CL huge", "chunk size", "chunk longer", "no host", "two hosts", "folded", "bare LF", "NUL",
+        "blank in path", "raw bytes in path", "version", "TLS", "CONNECT",
     ],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(

@@ -16,7 +16,7 @@ from api.access_log import AccessLog
 from tests.support.cluster import Cluster, cluster
 from tests.support.http import Server, serving
 from tests.support.raw_http import wire
-from tests.support.sessions import Doing, wait_until
+from tests.support.sessions import Doing, holding_log, wait_until
 
 STARTED = {"type": "job.started"}
 
@@ -127,6 +127,14 @@ def test_p16_no_place_for_a_read_is_503_and_the_process_stays_alive(database_url
         wait_until(lambda: server.services.reads.in_use == 0, "the place is free again")
 
 
+def test_a_server_that_stops_is_not_ready(database_url: str) -> None:
+    with serving(database_url) as server:
+        server.services.stopping.set()
+        answer = httpx.get(f"{server.url}/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+
+
 def test_many_who_ask_at_once_cost_one_question(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
 
@@ -185,6 +193,25 @@ def test_metrics_tell_of_appends_rejections_requests_and_the_process(database_ur
         assert value("process_resident_memory_bytes") > 0
         assert value("process_open_fds") > 0
         assert value("headway_connections") >= 1
+
+
+def test_what_is_refused_at_the_edge_is_counted(server: Server) -> None:
+    with wire(server.port) as wired:
+        wired.send(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wired.answer().status == 414
+    assert samples(server)["headway_requests_refused_total", frozenset({("reason", "uri_too_long")})] >= 1
+
+
+def test_appends_that_wait_are_counted(database_url: str) -> None:
+    with serving(database_url) as server:
+        url = f"{server.url}/v1/jobs/waits/events"
+        assert httpx.post(url, json=STARTED).status_code == 201
+        waiting = ("headway_append_queue_events", frozenset({("log", "default")}))
+        with holding_log(database_url, "default"):
+            appends = [Doing(lambda: httpx.post(url, json=STARTED, timeout=60)) for _ in range(4)]
+            wait_until(lambda: samples(server)[waiting] > 0, "events wait")
+        assert {append.result().status_code for append in appends} <= {201, 503}
+        wait_until(lambda: samples(server)[waiting] == 0, "none waits")
 
 
 def test_paths_that_nobody_has_make_no_new_label(server: Server) -> None:
@@ -271,6 +298,19 @@ def test_tokens_and_searches_are_never_logged(server: Server, logged: Logged) ->
     httpx.get(f"{server.url}/v1/jobs?text=s3cret", headers={"authorization": "Bearer hw_id_s3cret"})
     wait_until(lambda: len(logged()) == 2, "both lines are there")
     assert "s3cret" not in json.dumps(logged())
+
+
+@pytest.mark.parametrize(("trusted", "told"), [(("127.0.0.1/32",), "203.0.113.7"), ((), "127.0.0.1")])
+def test_only_a_trusted_proxy_says_who_the_client_is(
+    shared_database: str, monkeypatch: pytest.MonkeyPatch, trusted: tuple[str, ...], told: str
+) -> None:
+    written: list[str] = []
+    with serving(shared_database, trusted_proxies=trusted) as server:
+        log = AccessLog(as_json=True, write=written.append)
+        monkeypatch.setattr(server.services, "access_log", log)
+        httpx.get(f"{server.url}/healthz", headers={"x-forwarded-for": "198.51.100.1, 203.0.113.7"})
+        wait_until(lambda: log.flush() or "".join(written), "the line is there")
+    assert json.loads("".join(written))["client"] == told
 
 
 def test_an_stderr_that_nobody_reads_costs_lines_and_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
