@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import select
 import socket
 import struct
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from api import protocol
 from tests.support.http import Server, serving
-from tests.support.raw_http import Wire, wire
+from tests.support.raw_http import PATIENCE, Wire, wire
 from tests.support.sessions import wait_until
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -135,6 +136,7 @@ def test_headers_have_a_limit(server: Server, headers: bytes, status: int) -> No
 def test_who_still_sends_while_refused_reads_the_answer_all_the_same(server: Server) -> None:
     with wire(server.port) as wired:
         wired.send(GET + b"X-Big: " + b"a" * 70_000 + b"\r\n")
+        select.select([wired.socket], [], [], PATIENCE)
         for _ in range(40):
             wired.send(b"a" * 50_000)
         assert refused(wired, 431)["code"] == "headers_too_large"

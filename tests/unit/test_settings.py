@@ -203,7 +203,9 @@ def test_an_escaped_password_is_hidden_as_it_is_meant() -> None:
 
 
 def test_a_variable_that_means_nothing_is_told() -> None:
-    assert unknown_variables({"HEADWAY_POOLSIZE": "3", "HEADWAY_LOG": "x", "HOME": "/", "HEADWAY_URL": "http://x"}) == ["HEADWAY_POOLSIZE"]
+    assert unknown_variables({"HEADWAY_POOLSIZE": "3", "HEADWAY_LOG": "x", "HOME": "/", "HEADWAY_URL": "http://x"}) == [
+        "HEADWAY_POOLSIZE"
+    ]
 
 
 def test_tracebacks_can_be_asked_for_when_other_variables_are_wrong() -> None:
