@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import msgspec
 import psycopg
 import pytest
 from psycopg import errors as pg
 
+from api import key_table
 from eventstore.checkpoints import Checkpoints
 from eventstore.connections import Walled
 from eventstore.errors import NoSuchLog
@@ -34,6 +36,9 @@ from projections.rebuild import rebuild
 from projections.rebuild_projection import rebuild_projection
 from projections.snapshots import list_jobs, read_snapshot, read_snapshots
 from projections.usual import read_usual
+from tests.support.http import serving
+from tests.support.keys import bearer
+from tests.support.sessions import wait_until
 from tests.support.step_table import catalog, fill
 
 THEIRS = "acme-secret"
@@ -257,8 +262,6 @@ def login(store: EventStore, database_url: str) -> Iterator[str]:
 
 def test_a_server_needs_no_more_than_the_servers_role(store: EventStore, login: str) -> None:
     """Append, read behind the wall, keys and checkpoints as a login that owns nothing."""
-    from api import key_table
-
     with EventStore(login, log="ours", projection=Progress(), pool_size=2) as app:
         (answer,) = app.append("job", [NewEvent(type="step.completed", step="own")])
         walled = app.walled(app.log_id())
@@ -276,6 +279,43 @@ def test_a_server_needs_no_more_than_the_servers_role(store: EventStore, login: 
             assert len(key_table.signing_keys(conn)) == 1
         assert store.head().system_id == app.head().system_id
         assert app.head().epoch == 1
+
+
+def test_a_whole_server_runs_as_a_login_that_owns_nothing(store: EventStore, login: str, redis_url: str) -> None:
+    """API, relay and projections of every log with `headway_server` alone."""
+    from projections.projection import checkpoint_of
+    from projections.shipped.failures import Failures
+
+    with store.database.session() as conn:
+        key = key_table.create(conn, 1)
+    name = checkpoint_of(Failures.name, Failures.version)
+    with serving(login, redis_url, keyless=False, log="ours") as server:
+        event = {"type": "job.failed", "data": {"error": {"type": "E", "message": "m"}}}
+        posted = httpx.post(f"{server.url}/v1/jobs/job/events", json=event, headers=bearer(key))
+        assert posted.status_code == 201, posted.text
+        position = posted.json()["events"][0]["position"]
+
+        def caught_up() -> bool:
+            checkpoints = {lag.name: lag.checkpoint.position for lag in Checkpoints(store).list()}
+            relayed = max((at for of, at in checkpoints.items() if of.startswith("relay:")), default=0)
+            return min(relayed, checkpoints.get(name, 0)) >= position
+
+        wait_until(caught_up, "relay and projections are there")
+        assert server.services.walls
+        assert httpx.get(f"{server.url}/v1/jobs/job", headers=bearer(key)).json()["status"] == "failed"
+    with store.database.session() as conn:
+        assert conn.execute("SELECT sum(count) FROM failures WHERE log_id = 1").fetchone() == (1,)
+
+
+def test_the_wall_stands_behind_pgbouncer_too(store: EventStore, database_url: str) -> None:
+    """No session settings, no prepared statements: what a transaction pooler needs."""
+    with EventStore(database_url, log="ours", projection=Progress(), pool_size=1, pgbouncer=True) as pooled:
+        for _ in range(8):
+            assert len(pooled.walled(1).read_log()) == 8
+            assert told(READS["snapshot"], broken(pooled, 1)) == "no such log"
+            with pooled.database.session() as conn:
+                assert conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+                assert conn.execute("SELECT current_user = session_user").fetchone() == (True,)
 
 
 def test_a_pooled_connection_keeps_no_tenant(database_url: str) -> None:
