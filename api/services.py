@@ -18,6 +18,7 @@ from api.keys import KeyRing, NoKeys
 from api.limits import Limits
 from api.problems import TookTooLong, Unauthorized
 from api.readiness import Probe
+from api.snapshot_cache import SnapshotCache
 from api.streams import Streams
 from api.telemetry import Metrics
 from api.tokens import StreamTokens
@@ -120,6 +121,7 @@ class Services:
         self.keys = KeyRing(store, keyless=keyless)
         self.tokens = StreamTokens(self.keys, longest=settings.token_ttl)
         self.streams = Streams(self)
+        self.snapshots = SnapshotCache(self)
         self.limits = Limits(
             rate=settings.append_rate,
             burst=settings.append_burst,

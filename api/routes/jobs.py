@@ -18,7 +18,8 @@ from api.parameters import Parameter, choice, matching, place_or_moment, read, s
 from api.problems import MalformedRequest, NotFound
 from api.requests import Exchange
 from api.routes.time_travel import at_of
-from api.services import Tenant
+from api.services import Services, Tenant
+from api.snapshot_cache import decode_snapshot
 from eventstore.errors import WrongExpectedVersion
 from eventstore.store import EventStore
 from projections.as_of import job_as_of
@@ -27,12 +28,15 @@ from projections.eta import Estimate, eta_of
 from projections.fold import FOLD_VERSION
 from projections.job_list import JobPage, Order, jobs_page
 from projections.snapshots import JobSnapshot, JobSummary, encode_snapshot, read_snapshot
-from projections.usual import read_usual
+from projections.usual import Usual
 
 STATUSES: Final = ("pending", "running", "waiting", "completed", "failed", "cancelled")
 MAX_VERSION: Final = 10_000_000
 PATIENCE: Final = 1.0
 """Seconds that a read waits for the version that was asked for."""
+LARGE: Final = 64 * 1024
+"""Bytes of a cached snapshot that are not looked at on the event loop."""
+AT_WORK: Final = ("running", "waiting")
 LOOK: Final = 0.05  # seconds between looks while it waits
 
 PREFIX: Final = matching(
@@ -90,14 +94,22 @@ async def show(request: Asked) -> Response[bytes]:
             raise MalformedRequest("min_version: it is about now, leave it out beside at", field="min_version")
         body = await tenant.reads.run(_past, tenant.store, job_id, at, given["occurred"], pack)
         return answer(exchange, body)
-    return answer(exchange, await _present(tenant, job_id, least or 0, pack))
+    services: Services = request.app.state["services"]
+    cached = await services.snapshots.read(tenant, exchange.principal.log_id, job_id, least)
+    if cached is None:
+        return answer(exchange, await _present(services, tenant, job_id, least or 0, pack))
+    if len(cached) > LARGE:
+        return answer(exchange, await tenant.reads.run(_from_cache, services, tenant, cached, pack))
+    job = decode_snapshot(cached)
+    usual = await services.snapshots.usual(tenant, job) if job.status in AT_WORK else None
+    return answer(exchange, _told(job, cached, usual, pack))
 
 
-async def _present(tenant: Tenant, job_id: str, least: int, pack: bool) -> Body:
+async def _present(services: Services, tenant: Tenant, job_id: str, least: int, pack: bool) -> Body:
     """The job, at least of this version. What was acknowledged is in the database, so this waits for others only."""
     end = time.monotonic() + PATIENCE
     while True:
-        body = await tenant.reads.run(_now, tenant.store, job_id, least, pack)
+        body = await tenant.reads.run(_now, services, tenant, job_id, least, pack)
         if isinstance(body, Body):
             return body
         if time.monotonic() >= end:
@@ -105,22 +117,33 @@ async def _present(tenant: Tenant, job_id: str, least: int, pack: bool) -> Body:
         await anyio.sleep(LOOK)
 
 
-def _now(store: EventStore, job_id: str, least: int, pack: bool) -> Body | int:
+def _now(services: Services, tenant: Tenant, job_id: str, least: int, pack: bool) -> Body | int:
     """The job as JSON; its version if that is not enough. Raises `NotFound`."""
-    job = read_snapshot(store, job_id)
+    job = read_snapshot(tenant.store, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id!r}")
-    return job.version if job.version < least else told(store, job, encode_snapshot(job), pack)
+    if job.version < least:
+        return job.version
+    return _told(job, encode_snapshot(job), _usual(services, tenant, job), pack)
 
 
-def told(store: EventStore, job: JobSnapshot, encoded: bytes, pack: bool) -> Body:
+def _from_cache(services: Services, tenant: Tenant, cached: bytes, pack: bool) -> Body:
+    job = decode_snapshot(cached)
+    return _told(job, cached, _usual(services, tenant, job), pack)
+
+
+def _usual(services: Services, tenant: Tenant, job: JobSnapshot) -> Usual | None:
+    return services.snapshots.read_usual(tenant, job) if job.status in AT_WORK else None
+
+
+def _told(job: JobSnapshot, encoded: bytes, usual: Usual | None, pack: bool) -> Body:
     """A job's snapshot with the time that is left and what seems wrong. Its tag changes with its version, and with
     what seems wrong; not with the head of the log, nor as time goes by.
     """
     eta: Estimate | None = None
     wrong: list[Condition] = []
-    if job.status in ("running", "waiting"):
-        usual, now = read_usual(store, job), datetime.now(UTC)
+    if usual is not None:
+        now = datetime.now(UTC)
         eta, wrong = eta_of(job, usual, now), conditions_of(job, usual, now)
     marks = "".join(sorted(f"{found.kind[0]}{found.step or ''}" for found in wrong))
     epoch = job.cursor.partition("_")[0]
