@@ -192,6 +192,11 @@ class AsyncFollower:
         self._chunks: AsyncIterator[bytes] | None = None
         self._closed = False
 
+    @property
+    def status(self) -> str | None:
+        """How the job ended: completed, failed or cancelled; None until this was told."""
+        return self._following.status
+
     def __aiter__(self) -> Self:
         return self
 

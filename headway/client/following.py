@@ -46,6 +46,10 @@ class _Told(msgspec.Struct):
     cursor: str | None = None
 
 
+class _End(msgspec.Struct):
+    status: str | None = None
+
+
 class _Gap(msgspec.Struct):
     reason: str = "hash"
     common: str | None = None
@@ -55,6 +59,7 @@ class _Gap(msgspec.Struct):
 _event: Final = msgspec.json.Decoder(Event).decode
 _snapshot: Final = msgspec.json.Decoder(_Snapshot).decode
 _caught_up: Final = msgspec.json.Decoder(_Told).decode
+_end: Final = msgspec.json.Decoder(_End).decode
 _gap: Final = msgspec.json.Decoder(_Gap).decode
 
 
@@ -73,7 +78,7 @@ class Following:
     """One stream. The shell sends `request()`, and tells by `opened`, `feed` and `lost` what became of it.
 
     `items` wait to be handed out; when they are gone, `failure` is raised, or the stream is over if `ended`.
-    `pause`: seconds to wait before the next request. `renew`: get another token first.
+    `pause`: seconds to wait before the next request. `renew`: get another token first. `status`: how the job ended.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Following:
         self.items: deque[Item | CaughtUp] = deque()
         self.failure: ClientError | None = None
         self.ended = False
+        self.status: str | None = None
         self.start = None if after is None else str(after)
         self.pause = 0.0
         self.renew = False
@@ -177,7 +183,7 @@ class Following:
             case "reauth":
                 return self._token_used_up()
             case "end":
-                self.ended = True
+                self.ended, self.status = True, _end(frame.data).status
                 return False
             case _:
                 pass

@@ -215,6 +215,11 @@ class Follower:
         self._chunks: Iterator[bytes] = iter(())
         self._closed = False
 
+    @property
+    def status(self) -> str | None:
+        """How the job ended: completed, failed or cancelled; None until this was told."""
+        return self._following.status
+
     def __iter__(self) -> Self:
         return self
 

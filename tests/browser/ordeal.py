@@ -14,11 +14,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import headway
 from eventstore.store import EventStore
 from projections.progress import Progress
+from tests.browser.desk import desk
 from tests.support.cutting import Cutter, cutting
 from tests.support.keys import make_key
 from tests.support.relays import until
@@ -34,12 +34,11 @@ PATIENCE = 150.0  # seconds for what takes about 10
 
 class Ordeal:
     def __init__(
-        self, database_url: str, servers: list[ServeProcess], cutter: Cutter, key: str, page: str, redis_url: str
+        self, database_url: str, servers: list[ServeProcess], cutter: Cutter, key: str, redis_url: str
     ) -> None:
         self._database_url, self._redis_url = database_url, redis_url
         self._servers, self._cutter, self._key = servers, cutter, key
         self.url = cutter.url
-        self.page = page
         self.desk = ""
         """Where a page is, and where tokens are handed out. Its origin is listed for CORS."""
         self.tokens = 0
@@ -121,41 +120,7 @@ def ordeal(database_url: str, *, seed: int = 0, page: str = "", redis_url: str =
         store.create_log()
     key = make_key(database_url)
     with serve_processes() as servers, cutting(None, cuts=CUTS, most=60_000, seed=seed) as cutter:
-        it = Ordeal(database_url, servers, cutter, key, page, redis_url)
-        with _desk(it):
+        it = Ordeal(database_url, servers, cutter, key, redis_url)
+        with desk(lambda: page, it.token) as it.desk:
             it.start_server()
             yield it
-
-
-@contextmanager
-def _desk(it: Ordeal) -> Iterator[None]:
-    """What a page's own server does: it shows the page, has the key, and answers `POST` with a token."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer("text/html; charset=utf-8", it.page)
-
-        def do_POST(self) -> None:
-            self._answer("text/plain", it.token())
-
-        def _answer(self, kind: str, text: str) -> None:
-            body = text.encode()
-            self.send_response(200)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    it.desk = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
