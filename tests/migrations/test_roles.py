@@ -105,3 +105,27 @@ def test_two_databases_of_a_cluster_are_migrated_at_once(cluster: str) -> None:
             assert wall.stands(conn)
             assert wall.missing_roles(conn) == []
         works(url, walled=True)
+
+
+def test_the_tables_may_belong_to_a_role_that_nobody_logs_in_as(cluster: str) -> None:
+    """As the README says: a login for migrations becomes the owner, the server's login owns nothing."""
+    with psycopg.connect(cluster, autocommit=True) as conn:
+        for statement in wall.BY_HAND:
+            conn.execute(statement)
+        conn.execute("GRANT headway_owner TO plain")
+        conn.execute("CREATE DATABASE three OWNER headway_owner")
+        conn.execute("CREATE ROLE app LOGIN PASSWORD 'plain'")
+        conn.execute("GRANT headway_server TO app")
+    deploying = Cli(DATABASE_URL=make_conninfo(as_plain(cluster, "three"), options="-c role=headway_owner"))
+    assert deploying("migrate", "--json").json["row_security"] is True
+    app = make_conninfo(cluster, user="app", password="plain", dbname="three")
+    with EventStore(app, projection=Progress(), pool_size=2) as store:
+        store.append("job", [NewEvent(type="job.started")])
+        assert len(store.walled(store.log_id()).read_log()) == 1
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), store.database.session() as conn:
+            conn.execute("ALTER TABLE events DISABLE TRIGGER events_immutable")
+    deploying("rebuild", "--verify")
+    assert finding(Cli(DATABASE_URL=app))["level"] == "ok"
+    with psycopg.connect(make_conninfo(cluster, dbname="three")) as conn:
+        owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+        assert conn.execute(owners).fetchall() == [("headway_owner",)]
