@@ -30,6 +30,7 @@ from eventstore.store import EventStore
 
 NAMESPACE: Final = uuid.UUID("1d0f5d52-7a3a-5b0e-9d53-3f0f6ee0a7c4")
 """Of the event ids that an `Idempotency-Key` makes. Fixed for ever: another one would turn retries into new events."""
+DEADLINE = 10.0  # seconds until an append is given up; whether it was written is then told, or not known
 MAX_VERSION_DIGITS: Final = 15
 
 _JSON: Final = "application/json"
@@ -106,7 +107,7 @@ async def _append(
     given = reader.read_lines(body) if lines else reader.read_json(body)
     prepared = _prepare(tenant.store, given, traceparent)
     began = time.perf_counter()
-    call = await tenant.writer.submit(prepared, expected, summarize=True)
+    call = await tenant.writer.submit(prepared, expected, timeout=DEADLINE, summarize=True)
     answers = await _wait(call, exchange)
     services.metrics.append_done(time.perf_counter() - began)
     return call, answers
