@@ -91,6 +91,12 @@ class AccessLog:
             )
         )  # fmt: skip
 
+    def refused(self, status: int, client: tuple[str, int] | None) -> None:
+        """A connection was refused before its request could be read: nothing of it is written."""
+        if len(self._waiting) < MOST:
+            host = None if client is None else client[0]
+            self._waiting.append(_Entry(time.time(), "-", "-", "-", b"-", status, 0, 0, None, None, host, None))
+
     async def run(self) -> None:
         """Write until cancelled, then what is left. An stderr that nobody reads costs lines, not requests."""
         try:

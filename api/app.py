@@ -79,7 +79,7 @@ class App:
             await exchange.refuse(error)
         finally:
             seconds = time.perf_counter() - exchange.started
-            if exchange.events is None:
+            if exchange.events is None or exchange.status >= 400:
                 self.services.metrics.request(exchange.method, exchange.route, exchange.status, seconds)
             if self.services.access_log is not None:
                 self.services.access_log.add(exchange, seconds)

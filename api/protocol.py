@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import httptools
 from uvicorn.config import Config
@@ -23,8 +23,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api.held import HoldingTransport
-from api.problems import ApiError, HeadersTooLarge, MalformedRequest, Stopping, UriTooLong, problem_of
+from api.problems import ApiError, HeadersTooLarge, MalformedRequest, Stopping, UriTooLong, kind_of, problem_of
 from api.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from api.access_log import AccessLog
 
 CONNECTION: Final = "headway.connection"
 
@@ -70,8 +73,9 @@ class Edge:
     All have the same patience, so they wait in the order of their deadlines, and one timer serves them all.
     """
 
-    def __init__(self, metrics: Metrics, *, max_connections: int) -> None:
+    def __init__(self, metrics: Metrics, *, max_connections: int, access_log: AccessLog | None = None) -> None:
         self.metrics = metrics
+        self.access_log = access_log
         self.max_connections = max_connections
         self.connections = 0
         self._patience = HEAD_PATIENCE
@@ -251,6 +255,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer with a problem document, if it is this request's turn, and read nothing more."""
         self._deaf = True
         self._edge.metrics.refused(error.code)
+        if self._edge.access_log is not None:
+            self._edge.access_log.refused(kind_of(error).status, self.client)
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if self.pipeline or cycle.response_started or not cycle.more_body:

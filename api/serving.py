@@ -171,7 +171,11 @@ async def serve(
         await services.prepare()
         beside = Background(wiring, load() if background else [], relay=background and bool(redis_url))
         services.background = beside
-        edge = Edge(services.metrics, max_connections=allow_files(settings.max_connections))
+        edge = Edge(
+            services.metrics,
+            max_connections=allow_files(settings.max_connections),
+            access_log=services.access_log,
+        )
         add_gauges(services, edge)
         server = Server(config_of(App(services), settings, edge))
     except BaseException:

@@ -293,6 +293,19 @@ def test_a_harmless_request_id_is_kept_everywhere(server: Server, logged: Logged
     assert line["request_id"] == "Trace_1.a-b"
 
 
+def test_a16_a_request_that_can_not_be_read_leaves_a_line_without_its_words(
+    shared_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(AccessLog.__init__, "__kwdefaults__", {"write": written.append})
+    with serving(shared_database, log_format="json") as server, wire(server.port) as wired:
+        wired.send(b'G\x1b[2J"}\n{"level":"forged"} / HTTP/1.1\r\n\r\n')
+        assert wired.answer().status == 400
+        wait_until(lambda: written, "the line is there")
+    (line,) = [json.loads(line) for line in "".join(written).splitlines()]
+    assert (line["status"], line["path"], line["client"]) == (400, "-", "127.0.0.1")
+
+
 def test_tokens_and_searches_are_never_logged(server: Server, logged: Logged) -> None:
     httpx.get(f"{server.url}/v1/stream?token=s3cret.s3cret.s3cret&to%6ben=s3cret&text=s3cret")
     httpx.get(f"{server.url}/v1/jobs?text=s3cret", headers={"authorization": "Bearer hw_id_s3cret"})
