@@ -90,6 +90,21 @@ def test_what_is_appended_with_a_key_is_in_its_log_alone(two: tuple[Server, str,
     assert get(server, "/v1/events", acme).json()["events"][-1]["actor"] == id_of(acme)
 
 
+def test_event_ids_and_positions_of_a_tenant_say_nothing_of_another(database_url: str) -> None:
+    """A23, I16: an id that another tenant used is no conflict and no oracle; positions are dense in each log."""
+    make_logs(database_url, "acme", "rival")
+    keys = [make_key(database_url, log) for log in ("acme", "rival")]
+    event = {"type": "job.started", "event_id": "01890a5d-ac96-774b-bcce-b302099a8057"}
+    with serving(database_url, keyless=False, log="acme") as server:
+        for _ in range(5):
+            assert post(server, "busy", {"type": "job.started"}, keys[0]).status_code == 201
+        for key, position in zip(keys, (6, 1), strict=True):
+            answer = post(server, "job", event, key)
+            assert answer.status_code == 201, answer.text
+            (told,) = answer.json()["events"]
+            assert (told["position"], told["duplicate"]) == (position, False)
+
+
 def test_a_key_with_a_prefix_sees_and_writes_only_its_jobs(two: tuple[Server, str, str], shared_database: str) -> None:
     server, acme, _ = two
     key = known(server, make_key(shared_database, "acme", prefix="build:"))
@@ -190,6 +205,7 @@ def test_a_key_may_what_its_scopes_say_and_nothing_else(
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), name
 
 
+@pytest.mark.slow
 def test_10_000_interleaved_requests_of_8_tenants_never_cross(database_url: str) -> None:
     """A2: each over few pooled connections, all at once; every answer is of who asked."""
     make_logs(database_url, *(f"tenant-{n}" for n in range(TENANTS)))
