@@ -14,6 +14,7 @@ from eventstore.codec import Prepared, prepare
 from eventstore.errors import EventIdConflict, EventStoreError, JobFull, WrongExpectedVersion
 from eventstore.events import ANY, NO_JOB, NewEvent
 from eventstore.inline import NoProjection
+from projections.progress import Progress
 
 HEAD = Head(1, "default", 3, 41, bytes(range(32)), 0, "s", "t", 0)
 NOW = 1_767_225_600_000_000
@@ -129,3 +130,55 @@ def test_duplicates_come_before_the_expected_version_and_that_before_the_limit()
     requests = [Request([known], expected=9), Request([known, event("a")], expected=9), Request([event("a")], ANY)]
     outcomes = fold(requests, {known.event_id: stored(known)}, {"a": 2}, max_job_events=2).outcomes
     assert [type(outcome) for outcome in outcomes] == [list, WrongExpectedVersion, JobFull]
+
+
+@pytest.mark.parametrize("job", ["a", "b"])
+def test_a_retry_may_carry_another_traceparent_and_nothing_else_of_other_content(job):
+    ident = uuid.uuid4()
+    first = event("a", ident, traceparent="00-1", x=1)
+    for data in ({"traceparent": "00-2", "x": 1}, {"x": 1}):
+        outcome = fold([Request([event(job, ident, **data)])], {ident.bytes: stored(first)}).outcomes[0]
+        assert isinstance(outcome, EventIdConflict) if job == "b" else outcome[0].duplicate
+    for data in ({"traceparent": "00-1", "x": True}, {"traceparent": "00-1", "x": {"traceparent": 1}}, {"y": 1}):
+        outcome = fold([Request([event("a", ident, **data)])], {ident.bytes: stored(first)}).outcomes[0]
+        assert isinstance(outcome, EventIdConflict)
+
+
+def test_an_event_without_a_trace_is_the_same_when_it_is_sent_again_with_one():
+    ident = uuid.uuid4()
+    again = event("a", ident, traceparent="00-2", x=1)
+    assert fold([Request([again])], {ident.bytes: stored(event("a", ident, x=1))}).outcomes[0][0].duplicate
+
+
+def test_who_asks_is_told_of_each_job_as_it_is_right_after_the_call():
+    projection = Progress()
+    asking = [Request([step("b", 10), step("a", 20), step("b", 30)], summarize=True) for _ in range(2)]
+    silent = Request([step("a", 50)])
+    requests = [asking[0], silent, asking[1]]
+    states = {job: projection.initial(job) for job in by_job(requests)}
+    fold_batch(HEAD, requests, {}, states, projection, recorded_us=NOW)
+    assert [[(job, told.version) for job, told in each.summaries.items()] for each in asking] == [
+        [("b", 2), ("a", 1)],
+        [("b", 4), ("a", 3)],
+    ]
+    assert not silent.summaries
+
+
+def test_who_sends_only_what_is_known_is_told_of_the_job_as_it_stands():
+    mine = event("a")
+    projection = Progress()
+    states = {"a": projection.initial("a")}
+    states["a"].version = 9
+    request = Request([mine], summarize=True)
+    fold_batch(HEAD, [request], {mine.event_id: stored(mine)}, states, projection, recorded_us=NOW)
+    assert request.summaries["a"].version == 9
+
+
+def test_a_refused_call_is_told_nothing():
+    request = Request([event("a")], 9, summarize=True)
+    fold([request])
+    assert not request.summaries
+
+
+def step(job: str, percent: float) -> Prepared:
+    return prepare(job, NewEvent(type="step.progressed", step="s", data={"percent": percent}))
