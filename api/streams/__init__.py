@@ -49,6 +49,7 @@ class Streams:
         self._hubs: dict[int, Hub] = {}
         self._pictures: dict[int, Gathered[Picture]] = {}
         self._statuses: dict[int, Gathered[JobStatus]] = {}
+        self._heads: dict[int, Gathered[Cursor]] = {}
         self.subscribers: set[Subscriber] = set()
         self.wheel = Wheel()
         self._stop: asyncio.Task[None] | None = None
@@ -87,8 +88,12 @@ class Streams:
 
     async def head(self, tenant: Tenant) -> Cursor:
         """The end of the log, now; a hub may be a moment behind it."""
-        head, position = await tenant.reads.run(tenant.store.resolve, NOW)
-        return Cursor(position, head.epoch, head.hash[:4].hex())
+        gathered = self._heads.get(id(tenant))
+        if gathered is None:
+            gathered = self._heads[id(tenant)] = Gathered(partial(_read_head, tenant))
+        found = await gathered.get("head", good=lambda _: False)
+        assert found is not None
+        return found
 
     async def status(self, tenant: Tenant, job_id: str, known: int) -> JobStatus:
         """A job's status, no older than position `known` of the log, as far as the log reaches there."""
@@ -105,6 +110,7 @@ class Streams:
         for subscriber in tuple(self.subscribers):
             subscriber.finish("stopping", frames.some_time(*AWAY))
         for hub in self._hubs.values():
+            hub.linger = 0.0
             hub.stop()
 
 
@@ -114,3 +120,8 @@ async def _read_pictures(tenant: Tenant, job_ids: Sequence[str]) -> dict[str, Pi
 
 async def _read_statuses(tenant: Tenant, job_ids: Sequence[str]) -> dict[str, JobStatus]:
     return await tenant.reads.run(read_statuses, tenant.store, job_ids)
+
+
+async def _read_head(tenant: Tenant, keys: Sequence[str]) -> dict[str, Cursor]:
+    head, position = await tenant.reads.run(tenant.store.resolve, NOW)
+    return dict.fromkeys(keys, Cursor(position, head.epoch, head.hash[:4].hex()))

@@ -33,6 +33,7 @@ LINGER: Final = 5.0  # seconds that a hub stays when its last reader has left: m
 PATIENCE: Final = 5.0  # seconds for the first answer of the database
 
 Key = tuple[Filter, bool, bool]
+"""What makes two readers share a feed: the filter, whether a job's end is told, and `latest`."""
 
 
 class Hub:
@@ -48,10 +49,11 @@ class Hub:
         self.closed = False
         self._ready = asyncio.Event()
         self._feeds: dict[Key, Feed] = {}
-        self._general: list[Feed] = []
-        self._by_job: dict[str, list[Feed]] = {}
+        self._general: dict[Feed, None] = {}
+        self._by_job: dict[str, dict[Feed, None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._holders = 0
+        self.linger = LINGER
         self._leaving: asyncio.TimerHandle | None = None
 
     # -- who uses it ------------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ class Hub:
     def release(self) -> None:
         self._holders -= 1
         if not self._holders and not self.closed:
-            self._leaving = asyncio.get_running_loop().call_later(LINGER, self.stop)
+            self._leaving = asyncio.get_running_loop().call_later(self.linger, self.stop)
 
     def stop(self) -> None:
         """End it, if nobody uses it."""
@@ -87,38 +89,35 @@ class Hub:
             if self._task is not None:
                 self._task.cancel()
 
-    def sit(self, seat: Seat, wanted: Filter, jobs: Sequence[str] | None, *, follows: bool, latest: bool) -> Feed:
+    def sit(self, seat: Seat, wanted: Filter, jobs: Sequence[str] | None, *, follows: bool, latest: bool) -> None:
         """Take a seat: what comes after `at` is delivered to it."""
         key = (wanted, follows, latest)
         feed = self._feeds.get(key)
         if feed is None:
             feed = self._feeds[key] = Feed(Sieve(wanted, follows=follows, latest=latest), jobs)
             if jobs is None:
-                self._general.append(feed)
+                self._general[feed] = None
             for job_id in jobs or ():
-                self._by_job.setdefault(job_id, []).append(feed)
+                self._by_job.setdefault(job_id, {})[feed] = None
         feed.seats.add(seat)
-        return feed
 
-    def leave(self, seat: Seat, feed: Feed) -> None:
+    def leave(self, seat: Seat, wanted: Filter, *, follows: bool, latest: bool) -> None:
         """Give the seat back; leaving twice is no error."""
+        key = (wanted, follows, latest)
+        feed = self._feeds.get(key)
+        if feed is None:
+            return
         feed.seats.discard(seat)
         if feed.seats:
             return
-        for key in [key for key, value in self._feeds.items() if value is feed]:
-            del self._feeds[key]
-            if feed.jobs is None:
-                self._general.remove(feed)
-            for job_id in feed.jobs or ():
-                here = self._by_job[job_id]
-                here.remove(feed)
-                if not here:
-                    del self._by_job[job_id]
-
-    @property
-    def feeds(self) -> int:
-        """How many different filters are listened to."""
-        return len(self._feeds)
+        del self._feeds[key]
+        if feed.jobs is None:
+            del self._general[feed]
+        for job_id in feed.jobs or ():
+            here = self._by_job[job_id]
+            del here[feed]
+            if not here:
+                del self._by_job[job_id]
 
     # -- following --------------------------------------------------------------------------------------------------
 
@@ -132,6 +131,8 @@ class Hub:
                     self._turn()
         except EventStoreError as error:
             logger.warning("log %s: its streams end: %s", self._store.log, error)
+        except Exception:
+            logger.exception("log %s: its streams end, and may begin again", self._store.log)
         finally:
             self.closed = True
             self._ready.set()

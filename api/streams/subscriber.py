@@ -22,7 +22,7 @@ from api.requests import Exchange
 from api.services import Tenant
 from api.streams import frames
 from api.streams.asked import Asked
-from api.streams.feed import Feed, Sieve
+from api.streams.feed import Sieve
 from api.streams.frames import HEARTBEAT, Chunk, Control, control, frame_of
 from api.streams.link import PIECE, Link
 from eventstore.chain import GENESIS
@@ -47,9 +47,9 @@ class Subscriber:
     """See the module. `run()` is its whole life; everything else is called by the hub and by the wheel."""
 
     __slots__ = (
-        "_asked", "_beat", "_behind", "_bytes", "_count", "_exchange", "_expires", "_feed", "_floor", "_greeted",
+        "_asked", "_beat", "_behind", "_bytes", "_count", "_exchange", "_expires", "_floor", "_greeted",
         "_hub", "_idle", "_joined", "_key", "_last", "_link", "_over", "_place", "_queue", "_recycle", "_scope",
-        "_since", "_status", "_streams", "_tenant", "_waiter", "due",
+        "_seated", "_since", "_status", "_streams", "_tenant", "_waiter", "due",
     )  # fmt: skip
 
     def __init__(self, streams: Streams, tenant: Tenant, exchange: Exchange, asked: Asked) -> None:
@@ -62,7 +62,7 @@ class Subscriber:
         self._expires = None if grant is None or grant.expires_at is None else now + grant.expires_at - time.time()
         self._beat = now + BEAT
         self.due = now
-        self._feed: Feed | None = None
+        self._seated = False
         self._joined = Cursor(0)  # where the hub was when the seat was taken
         self._place: Cursor | Where = START  # up to where the log was looked at for this client
         self._floor = 0  # chunks up to this position were shown in another way
@@ -176,7 +176,7 @@ class Subscriber:
         joined = self._joined
         if self._status is not None:
             await self._conclude(here)
-        elif self._feed is None or (here.epoch, here.position) < (joined.epoch, joined.position):
+        elif not self._seated or (here.epoch, here.position) < (joined.epoch, joined.position):
             self._behind = True
         else:
             await self._put(control(Control.CAUGHT_UP, {"cursor": str(here)}))
@@ -231,13 +231,13 @@ class Subscriber:
         reached = False
         async with store.subscribe(after=self._place, jobs=asked.jobs, redis_url=self._streams.redis_url) as news:
             while True:
-                batch = await (news.batch() if self._feed is None else news.batch(STEP))
+                batch = await (news.batch() if not self._seated else news.batch(STEP))
                 if batch is not None:
                     await self._show(batch, sieve)
                     reached = reached or batch.caught_up
                 if not reached:
                     continue
-                if self._feed is None:
+                if not self._seated:
                     self._join()
                 at, joined = parse_cursor(batch.at if batch is not None else news.cursor), self._joined
                 assert isinstance(at, Cursor)
@@ -337,13 +337,13 @@ class Subscriber:
 
     def _join(self) -> None:
         asked, hub = self._asked, self._hub
-        self._joined = hub.at
-        self._feed = hub.sit(self, asked.wanted, asked.jobs, follows=asked.kind == "job", latest=asked.latest)
+        self._joined, self._seated = hub.at, True
+        hub.sit(self, asked.wanted, asked.jobs, follows=asked.kind == "job", latest=asked.latest)
 
     def _leave(self) -> None:
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            self._hub.leave(self, feed)
+        if self._seated:
+            self._seated, asked = False, self._asked
+            self._hub.leave(self, asked.wanted, follows=asked.kind == "job", latest=asked.latest)
         self._queue.clear()
         self._count = self._bytes = 0
 

@@ -78,7 +78,7 @@ def test_what_is_held_for_a_reader_that_does_not_read_is_bounded(server: Server)
         until_dispatched(server, flood(server))
         (behind,) = until_stuck(server)
         assert behind._link.pending() < 512 * 1024
-        assert (len(behind._queue), behind._feed) == (0, None)
+        assert (len(behind._queue), behind._seated) == (0, False)
 
 
 def test_the_latest_mode_leaves_out_what_a_slow_screen_has_missed(server: Server) -> None:
