@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from headway.client.calls import Answer, Request, check, get, segment
-from headway.client.errors import BadAnswer, ClientError, Gap, LogDiverged, TokenExpired
+from headway.client.errors import BadAnswer, ClientError, Gap, LogDiverged, TokenExpired, Unauthorized
 from headway.client.retrying import Backoff
 from headway.client.sse import MAX_FRAME, Frame, Parser
 from headway.client.values import Event, JobSnapshot
@@ -131,7 +131,9 @@ class Following:
             if not kind.startswith("text/event-stream"):
                 raise BadAnswer(f"this is no stream of events but {kind[:100]!r}", status=answer.status)
         except ClientError as error:
-            if error.retryable:
+            if isinstance(error, Unauthorized) and self._can_renew and not self._reauthed:
+                self.renew = self._reauthed = True
+            elif error.retryable:
                 self.pause = self._backoff.next(min(LONGEST_RETRY, getattr(error, "retry_after", None) or 0.0))
             else:
                 self.failure = error

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headway.client.calls import Answer
-from headway.client.errors import BadAnswer, Forbidden, Gap, LogDiverged, TokenExpired
+from headway.client.errors import BadAnswer, Forbidden, Gap, LogDiverged, TokenExpired, Unauthorized
 from headway.client.following import CaughtUp, Following, position_of, stream
 from headway.client.values import Event, JobSnapshot
 from headway.errors import Misuse
@@ -180,6 +182,15 @@ def test_a_used_up_token_is_renewed_at_once_and_more_slowly_if_that_does_not_hel
     assert made.pause > 0
 
 
+def test_a_token_that_nobody_knows_any_more_is_renewed_once() -> None:
+    made = following(can_renew=True)
+    refused = b'{"code":"unauthorized","detail":"no"}'
+    assert not opened(made, 401, refused)
+    assert (made.renew, made.failure) == (True, None)
+    assert not opened(made, 401, refused)
+    assert isinstance(made.failure, Unauthorized)
+
+
 def test_a_used_up_token_that_cannot_be_renewed_is_an_error() -> None:
     made = following()
     assert not made.feed(control("reauth"))
@@ -263,3 +274,38 @@ def test_positions_of_cursors() -> None:
     assert [position_of(text) for text in (None, "", "-1", -1, "0", 12, "12", cursor(5), "now", "0001_5_x")] == [
         0, 0, 0, 0, 0, 12, 12, 5, None, None,
     ]  # fmt: skip
+
+
+@given(
+    length=st.integers(1, 12),
+    tries=st.lists(
+        st.tuples(st.integers(0, 900), st.integers(0, 4), st.sampled_from([0, 0, 0, 1, 2]), st.integers(1, 200)),
+        max_size=12,
+    ),
+)
+def test_whatever_becomes_of_the_connections_each_event_comes_once_and_in_order_or_a_gap_is_told(
+    length: int, tries: list[tuple[int, int, int, int]]
+) -> None:
+    """Each connection is cut after some bytes, repeats some events, leaves some out, and comes in pieces of some size."""
+    made = following()
+    seen: list[int] = []
+    for cut, repeated, left_out, size in [*tries, (10**6, 0, 0, 10**6)]:
+        begin = max(0, int(made.request().headers.get("last-event-id", cursor(0)).split("_")[1]) - repeated)
+        numbers = range(begin + 1, length + 1)
+        hole = numbers[repeated : repeated + left_out]
+        raw = b"".join(event(n, n - 1) for n in numbers if n not in hole)[:cut]
+        wanted = True
+        for start in range(0, len(raw), size):
+            wanted = made.feed(raw[start : start + size])
+            if not wanted:
+                break
+        seen += positions(made)
+        made.items.clear()
+        assert seen == list(range(1, len(seen) + 1))
+        if made.failure is not None:
+            assert isinstance(made.failure, Gap)
+            return
+        if wanted:
+            made.lost()
+        assert opened(made)
+    assert seen == list(range(1, length + 1))
