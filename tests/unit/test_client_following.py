@@ -286,7 +286,7 @@ def test_positions_of_cursors() -> None:
 def test_whatever_becomes_of_the_connections_each_event_comes_once_and_in_order_or_a_gap_is_told(
     length: int, tries: list[tuple[int, int, int, int]]
 ) -> None:
-    """Each connection is cut after some bytes, repeats some events, leaves some out, and comes in pieces of some size."""
+    """Each connection is cut after some bytes, repeats some events, leaves some out, comes in pieces of some size."""
     made = following()
     seen: list[int] = []
     for cut, repeated, left_out, size in [*tries, (10**6, 0, 0, 10**6)]:
