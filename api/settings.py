@@ -7,10 +7,8 @@ are hidden wherever settings are shown.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -172,6 +170,8 @@ def _config_file(environ: Mapping[str, str]) -> Path | None:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -204,6 +204,8 @@ def _as_text(value: object) -> str:
 
 def suggestion(name: str, names: Mapping[str, object]) -> str:
     """What was meant by a name that does not exist, as the end of a sentence."""
+    import difflib
+
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else "; `headway config` lists them"
 

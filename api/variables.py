@@ -5,7 +5,6 @@ The one table of settings. In a configuration file they go by the field's name: 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -48,6 +47,8 @@ def _list(parse_one: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _network(text: str) -> str:
+    import ipaddress
+
     return str(ipaddress.ip_network(text))
 
 
