@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headway.serve")
 
 LOOK: Final = 2.0  # seconds between looks for new logs
-GATHER: Final = 0.1  # seconds between two batches of a projection that keeps up: beside appends, few large ones
+GATHER: Final = 0.25  # seconds between two batches of a projection that keeps up: beside appends, few large ones
 AGAIN: Final = 30.0  # seconds until a relay or runner that failed for good is tried once more
 
 

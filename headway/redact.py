@@ -40,6 +40,7 @@ _ANY: Final = re.compile(_any_of({anchor.lower() for _, anchor in _ANCHORED} | s
 _ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CLOSERS: Final = ")]}>"
+_PLAIN: Final = frozenset((int, float, bool, type(None)))
 _NAMES_OF_STEPS: Final = ("step", "parent", "after", "continues", "kind", "unit")
 
 
@@ -96,7 +97,7 @@ def _value(value: Any, secret: bool, depth: int) -> Any:
             return value if not value or HARMLESS.fullmatch(value) else MARK
         kept = redact(value)
         return value if kept == value else kept
-    if depth > DEPTH:
+    if depth > DEPTH or type(value) in _PLAIN:
         return value
     if isinstance(value, Mapping):
         items = {key: _value(item, secret or is_secret_name(key), depth + 1) for key, item in value.items()}
