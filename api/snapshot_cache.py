@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from eventstore.batch import Head
 from eventstore.events import RecordedEvent
 from eventstore.wire import heartbeat_key, snapshot_key
-from projections.snapshots import JobSnapshot
+from projections.snapshots import AttemptView, JobSnapshot, StepView
 from projections.usual import Usual, read_usual
 
 if TYPE_CHECKING:
@@ -45,8 +45,26 @@ class _Seen(msgspec.Struct):
     version: int
 
 
+class _CachedAttempt(AttemptView, frozen=True, kw_only=True):
+    error: msgspec.Raw
+
+
+class _CachedStep(StepView, frozen=True, kw_only=True):
+    metadata: msgspec.Raw
+    error: msgspec.Raw
+    attempts: list[_CachedAttempt]  # type: ignore[assignment]
+
+
+class CachedJob(JobSnapshot, frozen=True, kw_only=True):
+    """A snapshot read back from its JSON: what may be any JSON stays as it is."""
+
+    metadata: msgspec.Raw
+    error: msgspec.Raw
+    steps: list[_CachedStep]  # type: ignore[assignment]
+
+
 _decode_seen: Final = msgspec.json.Decoder(_Seen).decode
-decode_snapshot: Final = msgspec.json.Decoder(JobSnapshot).decode
+decode_snapshot: Final = msgspec.json.Decoder(CachedJob).decode
 
 
 class SnapshotCache:

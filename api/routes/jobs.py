@@ -96,13 +96,20 @@ async def show(request: Asked) -> Response[bytes]:
         return answer(exchange, body)
     services: Services = request.app.state["services"]
     cached = await services.snapshots.read(tenant, exchange.principal.log_id, job_id, least)
-    if cached is None:
-        return answer(exchange, await _present(services, tenant, job_id, least or 0, pack))
-    if len(cached) > LARGE:
-        return answer(exchange, await tenant.reads.run(_from_cache, services, tenant, cached, pack))
-    job = decode_snapshot(cached)
+    found = None if cached is None else await _from_cache(services, tenant, cached, pack)
+    return answer(exchange, found or await _present(services, tenant, job_id, least or 0, pack))
+
+
+async def _from_cache(services: Services, tenant: Tenant, cached: bytes, pack: bool) -> Body | None:
+    """A cached snapshot as an answer; None if it is none that this program knows."""
+    try:
+        if len(cached) > LARGE:
+            return await tenant.reads.run(_from_large, services, tenant, cached, pack)
+        job = decode_snapshot(cached)
+    except msgspec.MsgspecError:
+        return None
     usual = await services.snapshots.usual(tenant, job) if job.status in AT_WORK else None
-    return answer(exchange, _told(job, cached, usual, pack))
+    return _told(job, cached, usual, pack)
 
 
 async def _present(services: Services, tenant: Tenant, job_id: str, least: int, pack: bool) -> Body:
@@ -127,7 +134,7 @@ def _now(services: Services, tenant: Tenant, job_id: str, least: int, pack: bool
     return _told(job, encode_snapshot(job), _usual(services, tenant, job), pack)
 
 
-def _from_cache(services: Services, tenant: Tenant, cached: bytes, pack: bool) -> Body:
+def _from_large(services: Services, tenant: Tenant, cached: bytes, pack: bool) -> Body:
     job = decode_snapshot(cached)
     return _told(job, cached, _usual(services, tenant, job), pack)
 

@@ -57,7 +57,16 @@ def shown(server: Server, job: str, query: str = "") -> dict[str, Any]:
 
 
 def test_an_answer_from_the_cache_is_the_one_of_the_database(server: Server, cache: redis.Redis) -> None:
-    server.services.store.append("a", [PLAN, START, NewEvent(type="job.noted", data={"level": "info", "message": "ä"})])
+    error = {"message": "ä", "code": 7}
+    worked = {"percent": 5, "metadata": {"files": [1, {"a": None}]}}
+    server.services.store.append(
+        "a",
+        [
+            PLAN, START, NewEvent(type="step.progressed", step="a", data=worked),
+            NewEvent(type="step.failed", step="a", data={"error": error}),
+            NewEvent(type="step.started", step="a", attempt=2), NewEvent(type="job.failed", data={"error": error}),
+        ],
+    )  # fmt: skip
     fresh = httpx.get(f"{server.url}/v1/jobs/a")
     keep(cache, server, "a")
     cache.set(heartbeat_key("default"), "1")
@@ -98,7 +107,14 @@ def test_what_this_process_appended_is_never_missing(server: Server, cache: redi
 def test_what_is_no_snapshot_is_passed_over(server: Server, cache: redis.Redis) -> None:
     server.services.store.append("a", [PLAN])
     cache.set(heartbeat_key("default"), "1")
-    for garbage in ("", "{}", '{"version":"9"}', "\x00\xff"):
+    for garbage in (
+        "",
+        "{}",
+        '{"version":"9"}',
+        '{"version":9}',
+        "\x00\xff",
+        '{"version":9,"x":"' + "x" * 70_000 + '"}',
+    ):
         cache.set(snapshot_key("default", "a"), garbage)
         assert shown(server, "a")["version"] == 1
 
