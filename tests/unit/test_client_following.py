@@ -85,6 +85,15 @@ def test_a_job_begins_with_its_snapshot_and_goes_on_behind_it() -> None:
     assert (second.cursor, second.position) == (cursor(7), 7)
 
 
+def test_what_the_snapshot_shows_is_not_told_again_and_a_hole_behind_it_is_noticed() -> None:
+    made = following("a")
+    assert made.feed(snapshot(5) + event(4, 3) + event(5, 4) + event(6, 5))
+    assert positions(made) == [6]
+    other = following("a")
+    assert not other.feed(snapshot(5) + event(9, 8))
+    assert positions(other) == []
+
+
 def test_a_stream_that_broke_after_the_snapshot_goes_on_behind_it_and_shows_no_second_one() -> None:
     made = following("a")
     made.feed(snapshot(5) + control("caught_up", cursor=cursor(8)))

@@ -57,7 +57,7 @@ def test_the_sample_is_read_as_the_standard_says() -> None:
     assert frames == [
         Frame("snapshot", '{"推": "送"}', ""),
         Frame("message", "a\nb\n", "1"),
-        Frame("message", "💥", "2"),
+        Frame("message", "💥\n💥", "2"),
         Frame("message", " two spaces", ""),
         Frame("message", "last: one", ""),
     ]
