@@ -16,7 +16,7 @@ SAMPLE = (
     "\ufeffretry: 2000\r\n: hello\r\n\r\n"
     'event: snapshot\rdata: {"推": "送"}\r\r'
     "id: 1\ndata: a\ndata:b\ndata\n\n"
-    "id: 2\r\n\r\ndata: 💥\r\n\nid\ndata:  two spaces\n\n"
+    "id: 2\r\n\r\ndata: 💥\r\ndata: 💥\r\n\nid\ndata:  two spaces\n\n"
     "retry: soon\nid: nul\0\nunknown: x\ndata: last: one\n\nid: 9\ndata: never whole"
 ).encode()
 
