@@ -145,6 +145,9 @@ class Hub:
             self.at = Cursor(position, head.epoch, head.hash[:4].hex())
             async with self._store.subscribe(after=self.at, redis_url=self._redis_url) as news:
                 await first.aclose()
+                if self._ready.is_set():
+                    # Who took a seat since the last turn was told a place of the old history.
+                    self._turn()
                 self._ready.set()
                 while True:
                     batch = await news.batch()

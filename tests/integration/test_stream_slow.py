@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from sqlalchemy import QueuePool
 
 from eventstore.events import NewEvent
 from tests.support.http import Server, serving
+from tests.support.sessions import wait_until
 from tests.support.sse_client import chained, stream
 from tests.support.streams import Ahead, ended, subscribers, until_dispatched, until_stuck
 
@@ -79,6 +82,25 @@ def test_what_is_held_for_a_reader_that_does_not_read_is_bounded(server: Server)
         (behind,) = until_stuck(server)
         assert behind._link.pending() < 512 * 1024
         assert (len(behind._queue), behind._seated) == (0, False)
+
+
+def test_many_who_read_everything_and_leave_take_their_work_with_them(server: Server) -> None:
+    """S7."""
+    last = flood(server, 10_000)
+    with ExitStack() as stack:
+        readings = [stack.enter_context(stream(server.port, "/v1/stream?after=-1", buffer=SMALL)) for _ in range(10)]
+        for reading in readings:
+            assert [event["position"] for event in reading.events(1_500)] == list(range(1, 1_501))
+        assert all(one._behind for one in subscribers(server)), "nobody is done"
+        for one in subscribers(server):
+            assert one._link.pending() < 512 * 1024
+    wait_until(lambda: not subscribers(server), "they have left")
+    pool = server.services.store.database.engine.pool
+    assert isinstance(pool, QueuePool)
+    wait_until(lambda: pool.checkedout() == 0, "no question is under way")
+    assert ended(server, "gone") == 10
+    with stream(server.port, f"/v1/stream?after={last - 1}") as reading:
+        assert [event["position"] for event in reading.events(1)] == [last]
 
 
 def test_the_latest_mode_leaves_out_what_a_slow_screen_has_missed(server: Server) -> None:
