@@ -122,6 +122,8 @@ class Services:
         self.tokens = StreamTokens(self.keys, longest=settings.token_ttl)
         self.streams = Streams(self)
         self.snapshots = SnapshotCache(self)
+        self.decoding = anyio.CapacityLimiter(2)
+        """For the threads that read large bodies."""
         self.limits = Limits(
             rate=settings.append_rate,
             burst=settings.append_burst,

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import anyio
+import anyio.to_thread
 import msgspec
 
 from api.auth import Principal
@@ -31,6 +33,7 @@ from eventstore.store import EventStore
 NAMESPACE: Final = uuid.UUID("1d0f5d52-7a3a-5b0e-9d53-3f0f6ee0a7c4")
 """Of the event ids that an `Idempotency-Key` makes. Fixed for ever: another one would turn retries into new events."""
 DEADLINE = 10.0  # seconds until an append is given up; whether it was written is then told, or not known
+LARGE: Final = 64 * 1024  # bytes of a body from which on it is read in a thread, so that streams need not wait for it
 MAX_VERSION_DIGITS: Final = 15
 
 _JSON: Final = "application/json"
@@ -73,6 +76,7 @@ class AppendedToMany(msgspec.Struct, frozen=True, kw_only=True):
 
 async def append_to_job(services: Services, exchange: Exchange) -> None:
     """One event, or an array or lines of them, to one job; see WIRE."""
+    services.limits.append(exchange.principal)
     job_id = exchange.job_id
     assert job_id is not None
     call, answers = await _append(services, exchange, job_id, _expected(exchange))
@@ -84,6 +88,7 @@ async def append_to_job(services: Services, exchange: Exchange) -> None:
 
 async def append_to_many(services: Services, exchange: Exchange) -> None:
     """Events of many jobs, each with its `job_id`; all or none."""
+    services.limits.append(exchange.principal)
     for name in (b"if-match", b"if-none-match"):
         if exchange.header(name) is not None:
             shown = name.decode()
@@ -98,19 +103,27 @@ async def _append(
     services: Services, exchange: Exchange, job_id: str | None, expected: Expected | int
 ) -> tuple[AppendCall, list[Appended]]:
     who = exchange.principal
-    services.limits.append(who)
     lines = _reads_lines(exchange)
     tenant = services.tenant(who)
     traceparent = exchange.traceparent if services.settings.keep_traceparent else None
     reader = Reader(who, job_id, identify=_identify(exchange, who), traceparent=traceparent)
     body = await exchange.body(BODY_LIMIT)
-    given = reader.read_lines(body) if lines else reader.read_json(body)
-    prepared = _prepare(tenant.store, given, traceparent)
+    if len(body) <= LARGE:
+        prepared = _read(tenant.store, reader, body, lines, traceparent)
+    else:
+        prepared = await anyio.to_thread.run_sync(
+            _read, tenant.store, reader, body, lines, traceparent, limiter=services.decoding
+        )
     began = time.perf_counter()
     call = await tenant.writer.submit(prepared, expected, timeout=DEADLINE, summarize=True)
     answers = await _wait(call, exchange)
     services.metrics.append_done(time.perf_counter() - began)
     return call, answers
+
+
+def _read(store: EventStore, reader: Reader, body: bytes, lines: bool, traceparent: str | None) -> list[Prepared]:
+    given = reader.read_lines(body) if lines else reader.read_json(body)
+    return _prepare(store, given, traceparent)
 
 
 def _prepare(store: EventStore, given: Given, traceparent: str | None) -> list[Prepared]:

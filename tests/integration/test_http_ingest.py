@@ -397,3 +397,21 @@ def test_large_bodies_follow_each_other_on_one_connection(client, job):
     for size in (60, 70, 200, 900):
         body = json.dumps(noted()).encode().ljust(size * 1024)
         assert client.post(route(job), content=body, headers={"content-type": "application/json"}).status_code == 201
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+def test_a_body_so_large_that_a_thread_reads_it_is_judged_as_any_other(server, client, job, kind):
+    events = [noted(f"{n} " + "x" * 1_000) for n in range(400)]
+
+    def send() -> httpx.Response:
+        lines = kind.endswith("ndjson")
+        body = "\n".join(map(json.dumps, events)) if lines else json.dumps(events)
+        return client.post(route(job), content=body.encode(), headers={"content-type": kind})
+
+    events[250]["data"]["level"] = "loud"
+    refused = send()
+    assert (refused.status_code, refused.json()["field"]) == (422, "events[250].data.level")
+    assert not stored(server, job)
+    events[250]["data"]["level"] = "info"
+    assert send().status_code == 201
+    assert [event.data for event in stored(server, job)] == [event["data"] for event in events]
