@@ -26,7 +26,11 @@ from projections.progress import Progress
 from tests.support.http import Server, serving
 from tests.support.keys import bearer, make_key
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [
+    pytest.mark.timeout(500),
+    # The server's threads draw jitter while hypothesis looks whether a strategy did.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module"),
+]
 ROOT = Path(__file__).parents[2]
 FEWEST = 2_000
 """Cases that one run has at least."""
@@ -74,7 +78,7 @@ def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(
     keyed: tuple[Server, str], tmp_path: Path
 ) -> None:
     phases = ("--phases", "examples,coverage,fuzzing")
-    assert run(*keyed, tmp_path, *phases, "--max-examples", "20", "--seed", "20260731") >= FEWEST
+    assert run(*keyed, tmp_path, *phases, "--max-examples", "15", "--seed", "20260731") >= FEWEST
 
 
 def test_calls_that_follow_one_another_are_answered_as_the_document_says(
@@ -104,7 +108,7 @@ def test_a_stream_begins_as_the_document_says(keyed: tuple[Server, str], path: s
     with requests.Session() as session:
 
         @settings(
-            max_examples=100, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+            max_examples=60, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(case=operation.as_strategy(generation_mode=mode))
