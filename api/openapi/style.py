@@ -17,7 +17,7 @@ h3{margin:2.2rem 0 .4rem;font-size:1.1rem}h1 small,td small,th small{color:var(-
 a{color:var(--link)}a:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 code,pre{font:.875em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 code{background:var(--tint);padding:.08em .3em;border-radius:4px}h3 code,pre{background:var(--tint)}
-pre{padding:.8rem 1rem;border-radius:8px;overflow-x:auto;border:1px solid var(--line);overflow-wrap:normal;
+pre{padding:.8rem 1rem;border-radius:8px;white-space:pre-wrap;border:1px solid var(--line);
 margin:.2rem 0 1rem}
 .label{margin:1rem 0 0;color:var(--quiet);font-size:.9rem}
 .wide{overflow-x:auto;margin:.8rem 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -244,3 +245,21 @@ def test_a_list_that_did_not_change_is_not_sent_again(client: httpx.Client, post
     post("same:1", PLAN)
     first = client.get("/v1/jobs?prefix=same:")
     assert client.get("/v1/jobs?prefix=same:", headers={"if-none-match": first.headers["etag"]}).status_code == 304
+
+
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        ("%2e%2e%2f..", 404), ("a%2Fb", 404), ("%252e%252e", 422), ("*", 422), ("%5Ba-z%5D", 422), ("%7Bx%7D", 422),
+        ("'%3B%20drop%20table", 422), ("%F0%9F%9A%9A", 422), ("%0A", 422), ("abc%0A", 422), ("-a", 422), ("%00", 422),
+        ("x" * 201, 422), ("x" * 9_616, 422), ("%FF", 422), ("%", 422),
+    ],
+)  # fmt: skip
+def test_what_no_job_can_be_called_is_refused_by_every_route_of_a_job(
+    server: Server, written: str, status: int
+) -> None:
+    for rest in ("", "/events", "/diff"):
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(f"GET /v1/jobs/{written}{rest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            head = raw.makefile("rb").readline()
+        assert int(head.split()[1]) == status, head
