@@ -13,6 +13,7 @@ The way through this package:
     subscriber.py   one client: snapshot, catch-up, live, behind, end
     link.py         the way to one client         wheel.py     one clock for all of them
     pictures.py     snapshots as frames           gathered.py  many who ask at once ask once
+    recap.py        the first page of a catch-up, shared
 
 What holds, whatever is cut, killed or slow: a reader sees each event after its cursor once and in order, and each frame
 names the one before it; if that can't be kept, it is told (`gap`). No reader waits for another.
@@ -29,6 +30,7 @@ from api.streams import frames
 from api.streams.gathered import Gathered
 from api.streams.hub import Hub
 from api.streams.pictures import Picture, read_pictures
+from api.streams.recap import Recaps
 from api.streams.wheel import Wheel
 from eventstore.cursor import NOW, Cursor
 from projections.job_status import JobStatus, read_statuses
@@ -50,6 +52,7 @@ class Streams:
         self._pictures: dict[int, Gathered[Picture]] = {}
         self._statuses: dict[int, Gathered[JobStatus]] = {}
         self._heads: dict[int, Gathered[Cursor]] = {}
+        self._recaps: dict[int, Recaps] = {}
         self.subscribers: set[Subscriber] = set()
         self.wheel = Wheel()
         self._stop: asyncio.Task[None] | None = None
@@ -73,6 +76,13 @@ class Streams:
         if self._stop is None:
             self._stop = asyncio.get_running_loop().create_task(self._until_stopped())
         return hub
+
+    def recaps(self, tenant: Tenant) -> Recaps:
+        """The first pages of catch-ups of a tenant's log."""
+        found = self._recaps.get(id(tenant))
+        if found is None:
+            found = self._recaps[id(tenant)] = Recaps(tenant.store, self.redis_url)
+        return found
 
     async def picture(self, tenant: Tenant, job_id: str) -> Picture | None:
         """A job's snapshot as a frame, at most a moment old; None if the log has no such job."""

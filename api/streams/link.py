@@ -10,8 +10,6 @@ from api.protocol import CONNECTION
 from api.protocol import Connection as Wire
 from api.requests import Exchange
 
-PIECE: Final = 64 * 1024  # bytes handed over at once; then the client must have taken most of them
-
 HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
@@ -89,10 +87,8 @@ class Link:
             await self._send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
 
     async def send(self, body: bytes) -> None:
-        """A part of the answer; returns when there is room for the next. To a lost client it goes nowhere."""
-        for start in range(0, len(body), PIECE):
-            piece = body[start : start + PIECE]
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        """A part of the answer, whole frames; waits first until there is room. To a lost client it goes nowhere."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes) -> None:
         """The last part."""

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from api.problems import NotFound
+from api.problems import ApiError, NotFound
 from api.requests import Exchange
 from api.services import Tenant
 from api.streams import frames
 from api.streams.asked import Asked
 from api.streams.feed import Sieve
-from api.streams.frames import HEARTBEAT, Chunk, Control, control, frame_of
-from api.streams.link import PIECE, Link
+from api.streams.frames import HEARTBEAT, Chunk, Control, control
+from api.streams.link import Link
+from api.streams.recap import Recap
 from eventstore.chain import GENESIS
 from eventstore.cursor import NOW, START, Cursor, Where, format_cursor, parse_cursor
-from eventstore.errors import LogDiverged
-from eventstore.subscription import Batch
+from eventstore.errors import EventStoreError, LogDiverged
 from projections.state import JOB_ENDED
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ QUEUE_BYTES: Final = 256 * 1024
 BEAT: Final = 15.0  # seconds between comments
 LIFETIME: Final = 900.0  # seconds, give or take a tenth
 KEY_CHECK: Final = 5.0  # seconds
+SHARED: Final = 3  # pages of a catch-up that are shared with others
 STEP: Final = 0.05  # seconds between looks how far the last step of a catch-up is
 _BEAT_WIRE: Final = b"%x\r\n%b\r\n" % (len(HEARTBEAT), HEARTBEAT)
 
@@ -226,6 +227,41 @@ class Subscriber:
             await self._put(control(Control.CAUGHT_UP, {"cursor": str(at)}))
 
     async def _read_on(self) -> Cursor:
+        at = await self._read_with_others()
+        return at if at is not None else await self._read_alone()
+
+    async def _read_with_others(self) -> Cursor | None:
+        """The first pages, shared with those who stand at the same place; None if there is more than that."""
+        asked, recaps = self._asked, self._streams.recaps(self._tenant)
+        try:
+            head = await self._streams.head(self._tenant)
+        except (ApiError, EventStoreError):
+            return None  # who reads alone waits for PostgreSQL
+        for _ in range(SHARED):
+            recap = await recaps.after(
+                self._place,
+                asked.wanted,
+                asked.jobs,
+                follows=asked.kind == "job",
+                latest=asked.latest,
+                to=max(head.position, self._joined.position if self._seated else 0),
+            )
+            await self._show(recap)
+            if not recap.caught_up:
+                break
+            if self._arrived(recap.at):
+                return recap.at
+        self._leave()
+        return None
+
+    def _arrived(self, at: Cursor) -> bool:
+        """Whether the hub's news follow `at`: from the seat that was taken before, or that is taken now."""
+        if not self._seated:
+            self._join()
+        joined = self._joined
+        return at.position >= joined.position and (at.epoch or 1) >= (joined.epoch or 1)
+
+    async def _read_alone(self) -> Cursor:
         asked, store = self._asked, self._tenant.store
         sieve = Sieve(asked.wanted, follows=asked.kind == "job", latest=asked.latest)
         reached = False
@@ -233,32 +269,20 @@ class Subscriber:
             while True:
                 batch = await (news.batch() if not self._seated else news.batch(STEP))
                 if batch is not None:
-                    await self._show(batch, sieve)
+                    await self._show(Recap(batch, sieve))
                     reached = reached or batch.caught_up
-                if not reached:
-                    continue
-                if not self._seated:
-                    self._join()
-                at, joined = parse_cursor(batch.at if batch is not None else news.cursor), self._joined
-                assert isinstance(at, Cursor)
-                if at.position >= joined.position and (at.epoch or 1) >= (joined.epoch or 1):
-                    return at
+                if reached:
+                    at = parse_cursor(batch.at if batch is not None else news.cursor)
+                    assert isinstance(at, Cursor)
+                    if self._arrived(at):
+                        return at
 
-    async def _show(self, batch: Batch, sieve: Sieve) -> None:
-        if (status := sieve.status(batch.events)) is not None:
-            self._status = status if status in JOB_ENDED else None
-        parts: list[bytes] = []
-        size, last = 0, self._last
-        for event in sieve.pick(batch.events):
-            frame = frame_of(event, batch.epoch)
-            parts.append(frame.after(last))
-            size, last = size + len(parts[-1]), frame.cursor
-            if size >= PIECE:
-                await self._put(b"".join(parts), last, len(parts))
-                parts, size = [], 0
-        if parts:
-            await self._put(b"".join(parts), last, len(parts))
-        self._place = batch.at
+    async def _show(self, recap: Recap) -> None:
+        if recap.status is not None:
+            self._status = recap.status if recap.status in JOB_ENDED else None
+        for chunk in recap.chunks:
+            await self._put(chunk.body(self._last), chunk.last, len(chunk.frames))
+        self._place = recap.at
 
     # -- live -------------------------------------------------------------------------------------------------------
 
