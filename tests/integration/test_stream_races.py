@@ -1,0 +1,126 @@
+"""Moments that a stream must not miss, each brought about on purpose."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from api.streams import gathered, recap
+from eventstore import connections, epochs
+from eventstore.events import NewEvent
+from eventstore.store import EventStore
+from eventstore.wire import heartbeat_key
+from projections.progress import Progress
+from tests.support.following import shorten
+from tests.support.http import Server, serving
+from tests.support.relays import OwnValkey, own_valkey
+from tests.support.sessions import wait_until
+from tests.support.sse_client import Stream, chained, stream
+from tests.support.streams import hub, subscribers, until_dispatched
+
+PADDING = "推送" * 200
+
+
+@pytest.fixture
+def server(database_url: str) -> Iterator[Server]:
+    with serving(database_url) as running:
+        yield running
+
+
+def noted(message: str = "x") -> NewEvent:
+    return NewEvent(type="job.noted", data={"level": "info", "message": message})
+
+
+def test_an_event_between_a_remembered_snapshot_and_the_seat_is_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot is of position 1 and used again; the hub has handed out 2 before the second reader sits down."""
+    monkeypatch.setattr(gathered, "KEEP", 3_600.0)
+    store = server.services.store
+    store.append("a", [noted()])
+    with ExitStack() as stack:
+        first = stack.enter_context(stream(server.port, "/v1/jobs/a/stream"))
+        first.until("caught_up")
+        (second,) = store.append("a", [noted()])
+        until_dispatched(server, second.position)
+        late = stack.enter_context(stream(server.port, "/v1/jobs/a/stream"))
+        frames = late.until("caught_up")
+        assert frames[0].data["job"]["position"] == 1, "the snapshot was remembered"
+        events = [frame.data for frame in frames if frame.event is None]
+        assert chained(events, frames[0].data["cursor"]) == [second.position]
+        (third,) = store.append("a", [noted()])
+        assert chained(late.events(1), second.cursor) == [third.position]
+
+
+def test_an_event_that_comes_while_the_last_page_of_a_catch_up_is_on_its_way_is_shown(server: Server) -> None:
+    """The page ends at the head; before the reader took it, more was handed out to those who sat at the hub."""
+    store = server.services.store
+    last = [store.append("a", [noted(PADDING) for _ in range(450)])[-1].position for _ in range(2)][-1]
+    with stream(server.port, "/v1/jobs/a/stream?after=now") as other:
+        other.until("caught_up")
+        with stream(server.port, "/v1/stream?after=-1", buffer=4_096) as slow:
+            wait_until(lambda: any(one._behind and one._link.sending for one in subscribers(server)), "it is stuck")
+            more = store.append("a", [noted() for _ in range(3)])
+            until_dispatched(server, more[-1].position)
+            assert chained(slow.events(last + 3), "0001_0000000000000000_00000000") == list(range(1, last + 4))
+            (final,) = store.append("a", [noted()])
+            assert chained(slow.events(1), more[-1].cursor) == [final.position]
+
+
+def test_a_page_that_was_read_before_an_acknowledged_event_is_not_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caught up means: with everything that was acknowledged before the stream was opened."""
+    monkeypatch.setattr(recap, "KEEP", 3_600.0)
+    store = server.services.store
+    first = store.append("a", [noted() for _ in range(2)])[0]
+    for number in range(20):
+        with stream(server.port, f"/v1/stream?after={first.cursor}") as reading:
+            frames = reading.until("caught_up")
+            assert len(frames) == number + 2
+        store.append("a", [noted()])
+
+
+@pytest.fixture
+def valkey() -> Iterator[OwnValkey]:
+    with own_valkey() as running:
+        yield running
+
+
+def test_who_saw_by_a_snapshot_what_the_hub_did_not_and_a_failover_lost_is_told(
+    database_url: str, valkey: OwnValkey
+) -> None:
+    """Redis stands still, so the hub is behind; the snapshot comes from PostgreSQL, and what it shows is then lost.
+
+    The hub's own place is on both histories: it notices nothing but the new epoch.
+    """
+    with serving(database_url, valkey.url) as server, ExitStack() as stack:
+        store = server.services.store
+        common = store.append("a", [noted() for _ in range(3)])[-1].position
+        wait_until(lambda: valkey.client.exists(heartbeat_key("default")), "a relay keeps the stream fresh")
+        keeper = stack.enter_context(stream(server.port, "/v1/stream?after=now"))
+        keeper.until("caught_up")
+        reading: Stream | None = None
+        try:
+            while reading is None:
+                valkey.send(signal.SIGSTOP)
+                told = store.append("a", [noted() for _ in range(2)])
+                reading = stack.enter_context(stream(server.port, "/v1/jobs/a/stream"))
+                assert reading.until("caught_up")[0].data["cursor"] == told[-1].cursor
+                if hub(server).at.position > common:
+                    common, reading = told[-1].position, None  # it found out too soon
+                    valkey.send(signal.SIGCONT)
+                    wait_until(lambda: hub(server).at.position == common, "the hub is there")  # noqa: B023
+            with closing(store.database.connect()) as conn, conn.transaction():
+                shorten(conn, store.log_id(), common)
+                epochs.begin_epoch(conn, store.log_id(), *connections.identity(conn), store.projection)
+        finally:
+            valkey.send(signal.SIGCONT)
+        with EventStore(database_url, pool_size=2, projection=Progress()) as writer:
+            writer.append("a", [noted("another history") for _ in range(5)])
+        (gap,) = reading
+        assert gap.event == "gap"
+        assert gap.data["common"].split("_")[1] == f"{common:016d}"
