@@ -35,7 +35,8 @@ _BODY_DEPTH: Final = MAX_DEPTH + 2  # data is 32 deep; an event around it, an ar
 _LONGEST_INTEGER: Final = 400  # characters; the value of a longer one matters to nobody
 
 _decode: Final = msgspec.json.Decoder().decode
-_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A string that does not end reaches to the end of the body, else each quote in it would be tried as a beginning.
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKETS: Final = bytes(ord(char) for char in "[]{}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")

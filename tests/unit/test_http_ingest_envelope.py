@@ -77,6 +77,14 @@ def test_depth_is_found_before_anything_is_decoded(monkeypatch: pytest.MonkeyPat
     assert raised.value.rule_code == "too_deep"
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("body", [b'"' + b'\\"' * 500_000, b'{"a":"' + b'\\\\\\"' * 250_000, b'"\\' * 330_000])
+def test_a_text_that_does_not_end_is_looked_at_once(body: bytes) -> None:
+    """A megabyte that is tried anew from each of its quotes takes the better part of an hour."""
+    with pytest.raises(MalformedRequest, match="no JSON"):
+        decode(body)
+
+
 def test_brackets_in_texts_are_no_depth() -> None:
     assert decode(b'["' + b"[" * 1_000 + b'","\\"' + b"{" * 1_000 + b'"]')[0] == "[" * 1_000
 
