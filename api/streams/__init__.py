@@ -85,7 +85,7 @@ class Streams:
         return found
 
     async def picture(self, tenant: Tenant, job_id: str) -> Picture | None:
-        """A job's snapshot as a frame, at most a moment old; None if the log has no such job."""
+        """A job's snapshot as a frame, as it is now; None if the log has no such job."""
         gathered = self._pictures.get(id(tenant))
         if gathered is None:
             gathered = self._pictures[id(tenant)] = Gathered(partial(_read_pictures, tenant))
@@ -101,7 +101,7 @@ class Streams:
         gathered = self._heads.get(id(tenant))
         if gathered is None:
             gathered = self._heads[id(tenant)] = Gathered(partial(_read_head, tenant))
-        found = await gathered.get("head", good=lambda _: False)
+        found = await gathered.get("head")
         assert found is not None
         return found
 

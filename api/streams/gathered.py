@@ -26,7 +26,8 @@ class _Answer(Generic[V]):
 class Gathered(Generic[V]):
     """`ask(keys)` is called for all keys that were asked for while the last call was under way, a few at a time.
 
-    An answer is used for `KEEP` seconds again. An error goes to all who wait for it, and is not remembered.
+    So an answer is never older than its asking; one that was given up to `KEEP` seconds ago is used again for who says
+    that it is good. An error goes to all who wait for it, and is not remembered.
     """
 
     def __init__(self, ask: Callable[[Sequence[str]], Awaitable[Mapping[str, V]]]) -> None:
@@ -37,10 +38,10 @@ class Gathered(Generic[V]):
 
     async def get(self, key: str, *, good: Callable[[V], bool] | None = None) -> V | None:
         """The answer for a key; a remembered one only if it is `good`. None if there is none."""
-        known = self._known.get(key)
-        if known is not None and time.monotonic() - known.at < KEEP:
+        known = self._known.get(key) if good is not None else None
+        if known is not None and good is not None and time.monotonic() - known.at < KEEP:
             value = known.value
-            if value is not None and (good is None or good(value)):
+            if value is not None and good(value):
                 return value
         answer = self._waiting.get(key)
         if answer is None:

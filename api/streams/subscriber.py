@@ -161,6 +161,8 @@ class Subscriber:
                 self._last = format_cursor(here.epoch or 1, 0, GENESIS[:4].hex()).encode()
             case Cursor():
                 self._last = str(start).encode()
+        if start == here:
+            here = await self._streams.head(self._tenant)
         if start is not NOW and start != here and asked.jobs != ():
             self._place, self._behind = start, True
             # A job that has ended is looked at first: if nothing is left to show, the answer is 204.

@@ -34,25 +34,38 @@ def noted(message: str = "x") -> NewEvent:
     return NewEvent(type="job.noted", data={"level": "info", "message": message})
 
 
-def test_an_event_between_a_remembered_snapshot_and_the_seat_is_shown(
+def test_who_opens_a_stream_is_shown_at_once_what_was_acknowledged_before(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The snapshot is of position 1 and used again; the hub has handed out 2 before the second reader sits down."""
+    """In the snapshot, or before `caught_up`, however late the hub is and whatever others were told a moment ago."""
     monkeypatch.setattr(gathered, "KEEP", 3_600.0)
     store = server.services.store
     store.append("a", [noted()])
-    with ExitStack() as stack:
-        first = stack.enter_context(stream(server.port, "/v1/jobs/a/stream"))
-        first.until("caught_up")
-        (second,) = store.append("a", [noted()])
-        until_dispatched(server, second.position)
-        late = stack.enter_context(stream(server.port, "/v1/jobs/a/stream"))
-        frames = late.until("caught_up")
-        assert frames[0].data["job"]["position"] == 1, "the snapshot was remembered"
-        events = [frame.data for frame in frames if frame.event is None]
-        assert chained(events, frames[0].data["cursor"]) == [second.position]
-        (third,) = store.append("a", [noted()])
-        assert chained(late.events(1), second.cursor) == [third.position]
+    with stream(server.port, "/v1/stream?after=now") as keeper:
+        keeper.until("caught_up")
+        for _ in range(30):
+            before = str(hub(server).at)
+            (told,) = store.append("a", [noted()])
+            with stream(server.port, "/v1/jobs/a/stream") as reading:
+                assert reading.until("caught_up")[0].data["cursor"] == told.cursor
+            for path in ("/v1/stream", "/v1/jobs/a/stream"):
+                with stream(server.port, path, {"Last-Event-ID": before}) as reading:
+                    assert [frame.id for frame in reading.until("caught_up")][-2] == told.cursor
+
+
+def test_who_comes_back_after_the_end_gets_204_whatever_was_known_of_the_job_before(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathered, "KEEP", 3_600.0)
+    store = server.services.store
+    (first,) = store.append("a", [noted()])
+    path = "/v1/jobs/a/stream"
+    with stream(server.port, path, {"Last-Event-ID": first.cursor}) as reading:
+        reading.until("caught_up")
+        (end,) = store.append("a", [NewEvent(type="job.completed")])
+        assert [frame.id for frame in reading] == [end.cursor, None]
+    with stream(server.port, path, {"Last-Event-ID": end.cursor}) as reading:
+        assert reading.status == 204
 
 
 def test_an_event_that_comes_while_the_last_page_of_a_catch_up_is_on_its_way_is_shown(server: Server) -> None:
