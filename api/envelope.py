@@ -266,6 +266,8 @@ def _convert(field: str, given: Any, kind: type[Any], rule: str, code: str) -> A
         return msgspec.convert(given, kind)
     except msgspec.ValidationError:
         raise InvalidEvent(field, given, rule, code) from None
+    except UnicodeEncodeError:
+        raise InvalidEvent(field, given, rule, "not_unicode") from None
 
 
 def _moved(error: InvalidEvent, field: str) -> InvalidEvent:

@@ -96,6 +96,14 @@ def test_ids_are_made_for_events_that_have_none() -> None:
     assert [event.event_id for _, event in events] == [drawn[0], mine]
 
 
+@pytest.mark.parametrize("field", ["event_id", "occurred_at"])
+def test_I9_half_a_surrogate_pair_is_neither_an_id_nor_a_time(field: str) -> None:
+    body = json.dumps({"type": "job.started", field: "\ud800"}).encode()
+    with pytest.raises(InvalidEvent) as raised:
+        Reader(ANYBODY, "a").read_json(body)
+    assert (raised.value.field, raised.value.rule_code) == (field, "not_unicode")
+
+
 def test_an_array_of_one_is_answered_with_an_index_and_one_event_is_not() -> None:
     error = InvalidEvent("events[0].data.percent", 7, "less")
     body = b'{"type":"job.started"}'
