@@ -19,7 +19,7 @@ from litestar import Litestar
 from litestar.types import ASGIApp
 
 from api.auth import Principal, StreamGrant
-from api.cors import Cors
+from api.cors import Cors, is_near
 from api.key_table import has_key
 from api.problems import Forbidden, MalformedRequest, MethodNotAllowed, NotFound, Stopping, Unauthorized
 from api.requests import MAX_PARAMETERS, ASGIScope, ClientGone, Exchange, Receive, Send
@@ -125,13 +125,17 @@ class App:
             raise Unauthorized(
                 "a key does not belong in an address, where logs keep it: revoke it, send it as a header"
             )
-        authorization = exchange.header(b"authorization")
+        authorization = exchange.single(b"authorization")
         if route.stream:
             token = exchange.parameter("token") if authorization is None else token_in(authorization)
             if token is not None:
                 exchange.grant = await self.services.tokens.read(token)
                 return exchange.grant.principal
         who = await self.services.keys.authenticate(authorization)
+        if who.key_id is None and not is_near(exchange.header(b"host") or ""):
+            raise Forbidden(
+                "without a key this server answers to localhost and addresses only: send a key, or ask there"
+            )
         if route.stream:
             exchange.grant = StreamGrant(principal=who)
         return who

@@ -5,8 +5,11 @@ No cookie is ever looked at, so credentials are not allowed: a page sends its to
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
+from urllib.parse import urlsplit
 
 Header = tuple[bytes, bytes]
 
@@ -16,6 +19,26 @@ ALLOWED: Final = (
 )
 EXPOSED: Final = b"etag, link, location, retry-after, x-request-id"
 MAX_AGE: Final = b"600"  # seconds that a browser keeps a preflight's answer
+
+
+@lru_cache(maxsize=256)
+def is_near(host: str) -> bool:
+    """Whether a `Host` header is one that no stranger's page can have: localhost, an address, a name without a dot.
+
+    A page may let its own name point to 127.0.0.1 (DNS rebinding), and is of the same origin then as whoever listens
+    there: where no key is needed, only this header tells.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return False
+    if ("." not in name and ":" not in name) or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class Cors:

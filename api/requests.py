@@ -80,6 +80,13 @@ class Exchange:
         value = headers.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def single(self, name: bytes) -> str | None:
+        """A header that may stand once. Raises `MalformedRequest` if it stands twice."""
+        value = self.header(name)
+        if value is not None and sum(key == name for key, _ in self.scope["headers"]) > 1:
+            raise MalformedRequest(f"{name.decode()}: send it once", field=name.decode())
+        return value
+
     @property
     def query(self) -> dict[str, list[str]]:
         """The parameters of the address; blank ones too. Raises `MalformedRequest` for what is no UTF-8."""

@@ -204,7 +204,7 @@ def _responses(route: Route, operation: Operation, *, keyless: bool) -> dict[str
     found = {str(status): _answer(status, answer) for status, answer in sorted(operation.answers.items())}
     statuses = {*operation.problems, *ANYWHERE}
     if route.scopes is not None:
-        statuses |= KEYED - ({401, 403} if keyless else set())
+        statuses |= KEYED - ({401} if keyless else set())
     if "{job}" in route.path:
         statuses |= {404, 422}
     for status in sorted(statuses):

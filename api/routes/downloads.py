@@ -58,7 +58,8 @@ def as_csv(pages: Pages, *, formulas: bool) -> Iterator[bytes]:
 async def download(
     services: Services, exchange: Exchange, tenant: Tenant, pieces: Iterator[bytes], kind: str, *, name: str
 ) -> None:
-    """Send all pieces; each is made in a thread, none before the one before it was taken."""
+    """Send all pieces; each is made in a thread, none before the one before it was taken. Raises what the first one
+    does."""
     pack = Packer() if packs(exchange) else None
     headers = [
         (b"content-type", f"{kind}; charset=utf-8".encode() if kind == CSV else kind.encode()),
@@ -70,6 +71,10 @@ async def download(
         headers.append((b"content-disposition", f'attachment; filename="{name}"'.encode()))
     if pack is not None:
         headers.append((b"content-encoding", b"gzip"))
+    if exchange.method == "HEAD":
+        await exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await exchange.send({"type": "http.response.body", "body": b""})
+        return
 
     def piece() -> bytes | None:
         made = next(pieces, None)
@@ -77,7 +82,7 @@ async def download(
             return None
         return made if pack is None else pack.add(made)
 
-    whole = False
+    whole, failed = False, None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_until_gone, exchange, tasks.cancel_scope)
         tasks.start_soon(_until_stopped, services, tasks.cancel_scope)
@@ -93,10 +98,12 @@ async def download(
             await exchange.send({"type": "http.response.body", "body": end, "more_body": False})
             whole = True
         except (EventStoreError, ApiError, psycopg.Error, TimeoutError) as error:
-            if not exchange.answered:
-                raise
-            logger.warning("request %s: a download was broken off: %s", exchange.request_id, error)
+            failed = error
         tasks.cancel_scope.cancel()
+    if failed is not None:
+        if not exchange.answered:
+            raise failed  # from within, the task group would wrap it
+        logger.warning("request %s: a download was broken off: %s", exchange.request_id, failed)
     if not whole:
         _break_off(exchange)
 

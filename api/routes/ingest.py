@@ -195,7 +195,7 @@ def _reads_lines(exchange: Exchange) -> bool:
 
 def _expected(exchange: Exchange) -> Expected | int:
     """What `If-Match: "7"` and `If-None-Match: *` demand of the job. Raises `MalformedRequest`."""
-    match, none_match = _one(exchange, b"if-match"), _one(exchange, b"if-none-match")
+    match, none_match = exchange.single(b"if-match"), exchange.single(b"if-none-match")
     if match is None and none_match is None:
         return ANY
     if match is not None and none_match is not None:
@@ -212,7 +212,7 @@ def _expected(exchange: Exchange) -> Expected | int:
 
 def _identify(exchange: Exchange, who: Principal) -> Callable[[int], uuid.UUID] | None:
     """The event ids of an `Idempotency-Key`: the same request sent again by the same key gives the same ids."""
-    given = _one(exchange, b"idempotency-key")
+    given = exchange.single(b"idempotency-key")
     if given is None:
         return None
     if _KEY.fullmatch(given) is None:
@@ -220,11 +220,3 @@ def _identify(exchange: Exchange, who: Principal) -> Callable[[int], uuid.UUID] 
     # None of the parts can hold a space, so no two requests make the same text.
     made = f"{who.log} {who.key_id or '-'} {exchange.method} {exchange.path} {given}"
     return lambda index: uuid.uuid5(NAMESPACE, f"{made} {index}")
-
-
-def _one(exchange: Exchange, name: bytes) -> str | None:
-    """A header that may stand once."""
-    value = exchange.header(name)
-    if value is not None and sum(key == name for key, _ in exchange.scope["headers"]) > 1:
-        raise MalformedRequest(f"{name.decode()}: send it once", field=name.decode())
-    return value

@@ -316,5 +316,39 @@ def test_head_answers_as_get_without_the_body(server: Server, path: str) -> None
     assert head.headers["content-length"] == get.headers["content-length"]
 
 
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_the_head_of_a_download_leaves_the_connection_as_it_was(server: Server, form: str) -> None:
+    httpx.post(f"{server.url}/v1/jobs/head:1/events", json=json.loads(EVENT))
+    with wire(server.port) as wired:
+        for _ in range(2):
+            wired.send(f"HEAD /v1/events?format={form} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            head = wired._until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ") and form.encode() in head
+        wired.send(GET + b"\r\n")
+        assert wired.answer().status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example."]
+)
+def test_a_page_whose_name_was_bent_to_this_machine_is_not_let_in_without_a_key(server: Server, host: str) -> None:
+    """DNS rebinding: such a page is of the same origin as we, so CORS does not hold it back; its Host tells."""
+    for method, path in (("GET", "/v1/jobs"), ("GET", "/v1/stream"), ("POST", "/v1/stream-tokens")):
+        answer = httpx.request(method, server.url + path, headers={"host": host})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:1", "LOCALHOST", "app.localhost", "127.0.0.1", "[::1]:80", "box", "10.0.0.7"]
+)
+def test_names_that_no_stranger_can_bend_need_no_key(server: Server, host: str) -> None:
+    assert httpx.get(f"{server.url}/v1/jobs", headers={"host": host}).status_code == 200
+
+
+def test_two_keys_in_one_request_are_none(server: Server) -> None:
+    answer = httpx.get(f"{server.url}/v1/jobs", headers=[("authorization", "Bearer a"), ("authorization", "Basic b")])
+    assert (answer.status_code, answer.json()["field"]) == (400, "authorization")
+
+
 def test_a_stream_has_no_head(server: Server) -> None:
     assert httpx.head(f"{server.url}/v1/stream").status_code == 405

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from api.answers import Body, Packer, is_known, packs
 from api.requests import Exchange
-from api.routes.downloads import PIECE, as_csv, as_ndjson
+from api.routes.downloads import NDJSON, PIECE, as_csv, as_ndjson, download
+from api.services import Reads
+from eventstore.errors import StoreBusy
 from eventstore.events import RecordedEvent
 from eventstore.wire import encode_event
 
@@ -88,3 +92,17 @@ def test_nothing_is_made_before_it_is_asked_for() -> None:
     assert made == 1
     rows = as_csv(pages(), formulas=False)
     assert next(rows) == b"\xef\xbb\xbf" and made == 1
+
+
+@pytest.mark.anyio
+async def test_a_download_that_can_not_begin_says_why() -> None:
+    def pieces() -> Iterator[bytes]:
+        raise StoreBusy("all connections are in use")
+        yield b""
+
+    given = exchange()
+    given.receive = anyio.sleep_forever  # type: ignore[assignment]
+    services: Any = SimpleNamespace(stopping=anyio.Event())
+    tenant: Any = SimpleNamespace(reads=Reads(1))
+    with pytest.raises(StoreBusy):
+        await download(services, given, tenant, pieces(), NDJSON, name="events.ndjson")
