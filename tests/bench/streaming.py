@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from eventstore.store import EventStore
 from projections.progress import Progress
 from tests.bench.report import Report
 from tests.bench.stream_load import never_readers, part, readers, writer
+
+LIVE, LONG, MILLION = "bench-streams", "bench-long", "bench-million"
 
 
 class Served(NamedTuple):
@@ -68,48 +70,52 @@ def server(url: str, redis_url: str, log: str) -> Iterator[Served]:
 
 def run(url: str, redis_url: str, report: Report, *, quick: bool = False) -> None:
     seconds = 5.0 if quick else 15.0
-    for log in ("bench-streams", "bench-million"):
+    with server(url, redis_url, LIVE) as served:
+        latency(served, report, seconds=seconds)
+    with server(url, redis_url, LIVE) as served:
+        fan_out(served, report, count=1_000, rate=100, seconds=seconds)
+    with server(url, redis_url, LIVE) as served:
+        never(served, report, seconds=max(seconds, 15.0))
+    with server(url, redis_url, LIVE) as served:
+        idle(served, report, count=1_000 if quick else 5_000)
+    # Not before: a server takes care of all logs, and would spend the rounds above with the past of these.
+    for log in (LONG, MILLION):
         with EventStore(url, log=log, projection=Progress()) as store:
             if not any(head.name == log for head in store.logs()):
                 _fill(url, store)
-    with server(url, redis_url, "bench-streams") as served:
-        latency(served, report, seconds=seconds)
-        first_bytes(served, report, "a job with 50,000 events, from its snapshot", "/v1/jobs/long/stream")
-        first_bytes(served, report, "… from its first event on", "/v1/jobs/long/stream?after=1")
-    with server(url, redis_url, "bench-streams") as served:
-        fan_out(served, report, count=1_000, rate=100, seconds=seconds)
-    with server(url, redis_url, "bench-streams") as served:
-        never(served, report, seconds=max(seconds, 15.0))
-    with server(url, redis_url, "bench-streams") as served:
-        idle(served, report, count=1_000 if quick else 5_000)
-    with server(url, redis_url, "bench-million") as served:
-        first_bytes(served, report, "a log of 1,000,000, from position 1,000", "/v1/stream?after=1000")
+    with server(url, redis_url, LONG) as served:
+        first_bytes(served, report, "a job with 50,000 events, from its snapshot", lambda _: "/v1/jobs/long/stream")
+        first_bytes(served, report, "… from an old cursor", lambda n: f"/v1/jobs/long/stream?after={n + 1}")
+    with server(url, redis_url, MILLION) as served:
+        first_bytes(served, report, "a log of 1,000,000, from an old cursor", lambda n: f"/v1/stream?after={n + 1_000}")
         first_bytes(
-            served, report, "… one job of it, from its first event", "/v1/jobs/build:77/stream?after=-1&wait=true"
+            served, report, "… a job of it, from its start", lambda n: f"/v1/jobs/build:{n}/stream?after=-1&wait=true"
         )
         replay(served, report, count=20, events=50_000 if quick else 200_000)
 
 
 def _fill(url: str, store: EventStore) -> None:
-    if store.log == "bench-streams":
+    if store.log == LONG:
         store.create_log()
         for start in range(0, 50_000, 1_000):
-            noted = [
-                NewEvent(type="step.progressed", step="push", data={"done": start + n, "total": 60_000})
-                for n in range(999)
-            ]
-            store.append("long", [*noted, NewEvent(type="job.noted", data={"level": "info", "message": "推送"})])
-        return
-    from tests.support.million import fill
+            store.append(
+                "long",
+                [
+                    NewEvent(type="step.progressed", step="push", data={"done": start + n, "total": 60_000})
+                    for n in range(1_000)
+                ],
+            )
+    else:
+        from tests.support.million import fill
 
-    with psycopg.connect(url, autocommit=True) as conn:
-        fill(conn, store.log)
-        conn.execute(
-            "UPDATE logs SET head_hash = (SELECT hash FROM events e WHERE e.log_id = logs.log_id AND position = head),"
-            " system_id = (SELECT system_identifier::text FROM pg_control_system()),"
-            " timeline = substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) WHERE name = %s",
-            (store.log,),
-        )
+        with psycopg.connect(url, autocommit=True) as conn:
+            fill(conn, store.log)
+            conn.execute(
+                "UPDATE logs SET head_hash = (SELECT hash FROM events e WHERE e.log_id = logs.log_id"
+                " AND position = head), system_id = (SELECT system_identifier::text FROM pg_control_system()),"
+                " timeline = substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) WHERE name = %s",
+                (store.log,),
+            )
 
 
 def share(values: Sequence[float], part_of: float) -> float:
@@ -158,13 +164,13 @@ def latency(served: Served, report: Report, *, seconds: float) -> None:
     report.ratio("POST → EventSource on another connection, p50 ms", share(waits, 0.5) / 1000, 15, at_most=True)
 
 
-def first_bytes(served: Served, report: Report, name: str, path: str, rounds: int = 20) -> None:
-    """Until the first event or snapshot is there, not only the head."""
+def first_bytes(served: Served, report: Report, name: str, path: Callable[[int], str], rounds: int = 20) -> None:
+    """Until the first event or snapshot is there, not only the head. Each round asks for something else."""
     took = []
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         begun = time.perf_counter()
         with socket.create_connection(("127.0.0.1", served.port)) as sock:
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: b\r\n\r\n".encode())
+            sock.sendall(f"GET {path(number)} HTTP/1.1\r\nHost: b\r\n\r\n".encode())
             data = b""
             while b"\ndata: " not in data:
                 part = sock.recv(65_536)
@@ -283,8 +289,8 @@ def _serve(url: str, redis_url: str, log: str) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_told)
-            # Projections that catch up with the million would be measured instead.
-            beside = log != "bench-million"
+            # A relay and projections that catch up with the past would be measured instead.
+            beside = log == LIVE
             await serve(wiring, host="127.0.0.1", port=0, ready=ready, stop=stop, keyless=True, background=beside)
 
     settings = Settings(database_url=url, redis_url=redis_url, log=log, access_log=False)
