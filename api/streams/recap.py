@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import count
 from typing import Final
 
 from api.streams.feed import Sieve
@@ -19,33 +21,43 @@ from eventstore.subscription import Batch
 
 KEEP: Final = 0.25  # seconds that a page is kept for others
 REMEMBERED: Final = 16  # pages
+LANES: Final = 3  # pages of a log that are read at once; see `eventstore.live.THREADS`
 PIECE: Final = 64 * 1024  # bytes in one chunk, about
 
 Key = tuple[Cursor | Where, Filter, bool, bool]
 
 
 class Recap:
-    """What follows a place: `chunks` of frames, up to `at`. `caught_up`: that was the end of the log.
+    """What follows a place, up to `at`. `caught_up`: that was the end of the log.
 
     `status`: the job ended within it, or runs again; None if these events don't say.
     """
 
-    __slots__ = ("at", "caught_up", "chunks", "status")
+    __slots__ = ("_chunks", "_epoch", "_events", "_next", "at", "caught_up", "status")
 
     def __init__(self, batch: Batch, sieve: Sieve) -> None:
         self.at, self.caught_up, self.status = batch.at, batch.caught_up, sieve.status(batch.events)
-        self.chunks: list[Chunk] = []
+        self._events, self._epoch, self._next = sieve.pick(batch.events), batch.epoch, 0
+        self._chunks: list[Chunk] = []
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The frames, encoded when the first reader comes to them: he need not wait for the whole page."""
+        for index in count():
+            if index == len(self._chunks) and not self._encode():
+                return
+            yield self._chunks[index]
+
+    def _encode(self) -> bool:
+        """One more chunk; False if there is none."""
         part: list[Frame] = []
         size = 0
-        for event in sieve.pick(batch.events):
-            frame = frame_of(event, batch.epoch)
-            part.append(frame)
-            size += len(frame.tail)
-            if size >= PIECE:
-                self.chunks.append(Chunk(part, batch.at))
-                part, size = [], 0
+        while size < PIECE and self._next < len(self._events):
+            part.append(frame_of(self._events[self._next], self._epoch))
+            size += len(part[-1].tail)
+            self._next += 1
         if part:
-            self.chunks.append(Chunk(part, batch.at))
+            self._chunks.append(Chunk(part, self.at))
+        return bool(part)
 
 
 class _Page:
@@ -63,6 +75,8 @@ class Recaps:
 
     def __init__(self, store: EventStore, redis_url: str | None) -> None:
         self._store, self._redis_url = store, redis_url
+        self.lanes = asyncio.Semaphore(LANES)
+        """To be held while a page is read, also by those who read alone: the hub's own questions have a thread left."""
         self._pages: OrderedDict[Key, _Page] = OrderedDict()
 
     async def after(
@@ -111,7 +125,8 @@ class Recaps:
     async def _read(self, page: _Page, place: Cursor | Where, jobs: tuple[str, ...] | None, sieve: Sieve) -> None:
         try:
             async with self._store.subscribe(after=place, jobs=jobs, redis_url=self._redis_url) as news:
-                batch = await news.batch()
+                async with self.lanes:
+                    batch = await news.batch()
                 assert batch is not None
                 page.recap = Recap(batch, sieve)
         except Exception as error:

@@ -269,7 +269,11 @@ class Subscriber:
         reached = False
         async with store.subscribe(after=self._place, jobs=asked.jobs, redis_url=self._streams.redis_url) as news:
             while True:
-                batch = await (news.batch() if not self._seated else news.batch(STEP))
+                if reached:
+                    batch = await news.batch(STEP)
+                else:
+                    async with self._streams.recaps(self._tenant).lanes:
+                        batch = await news.batch()
                 if batch is not None:
                     await self._show(Recap(batch, sieve))
                     reached = reached or batch.caught_up
@@ -282,7 +286,7 @@ class Subscriber:
     async def _show(self, recap: Recap) -> None:
         if recap.status is not None:
             self._status = recap.status if recap.status in JOB_ENDED else None
-        for chunk in recap.chunks:
+        for chunk in recap.chunks():
             await self._put(chunk.body(self._last), chunk.last, len(chunk.frames))
         self._place = recap.at
 

@@ -113,7 +113,7 @@ def test_the_latest_mode_leaves_out_what_a_slow_screen_has_missed(server: Server
         seen: list[dict[str, Any]] = [frame.data for frame in frames[:-1]]
         positions = chained(seen, start.data["cursor"])
         assert positions == sorted(positions)
-        assert len(seen) <= 5 * (last // 1_000 + 1)
+        assert len(seen) < last / 10
         assert {event["step"]: event["data"]["done"] for event in seen} == {f"s{n}": 2_995 + n for n in range(5)}
         shown: list[dict[str, Any]] = []
         while not shown or shown[-1]["position"] < last:
