@@ -29,6 +29,7 @@ from eventstore.wakeup import Bell
 
 RING: Final = 10_000  # recent events in memory
 RING_BYTES: Final = 16 * 2**20
+SMALLEST: Final = 16  # events in a page
 EVENT_BYTES: Final = 400  # of an event without its data, about
 LATE: Final = 0.4  # seconds that Redis may be behind the head
 THREADS: Final = 4  # questions to PostgreSQL at once, for all who follow a log
@@ -75,6 +76,8 @@ class Tail:
         self._stream = Stream(redis_url, store.log) if redis_url else None
         self.holders = 0
         self.life = 0
+        self.page = PAGE
+        """Events that are asked for at once: fewer where they are large."""
         self.head: Head | None = None
         """The log's head at the last look."""
         self._epoch: int | None = None
@@ -132,6 +135,13 @@ class Tail:
             return None
         start = at.position - (self._last - len(self._ring))
         return self._ring[start : start + PAGE] if start >= 0 else Elsewhere.BEHIND
+
+    def learn(self, asked: int, kept: int, *, cut: bool, more: bool) -> None:
+        """Of a page so many events were kept, `cut` because all were too large together; there are `more` to read."""
+        if cut:
+            self.page = max(SMALLEST, min(asked, 2 * kept))
+        elif more:
+            self.page = min(PAGE, max(self.page, 2 * asked))
 
     def covers(self, at: Cursor) -> bool:
         """Whether the event at a cursor is in memory, with the cursor's hash: then the cursor needs no resolving."""

@@ -28,13 +28,15 @@ from eventstore.errors import LogDiverged
 from eventstore.events import LOG_JOB, RecordedEvent
 from eventstore.filters import Filter, make_filter
 from eventstore.live import Elsewhere, Readable, Tail, hold, release
-from eventstore.stream_reader import PAGE
 
 _GENESIS8: Final = GENESIS[:4].hex()
 EPOCH_STARTED: Final = "log.epoch_started"
 _SPREAD: Final = 0.05  # seconds over which consumers resolve their cursors after a new epoch
 
 R = TypeVar("R")
+
+PAGE_BYTES: Final = 256 * 1024  # bytes of data in one batch, about
+FEW: Final = 4  # events that are never too large together
 
 
 class CaughtUp(msgspec.Struct, frozen=True):
@@ -264,8 +266,9 @@ class Subscription:
                     self._fall_behind()
                     self._doubt = True
                 else:
-                    self._accept(at, answer)
-                    return answer, self._reached(answer[-1].position)
+                    events = within(answer)
+                    self._accept(at, events)
+                    return events, self._reached(events[-1].position)
 
     def _fall_behind(self) -> None:
         self._behind, self._goal = True, None
@@ -302,8 +305,8 @@ class Subscription:
     async def _log_page(self, tail: Tail, end: float, at: Cursor) -> tuple[Sequence[RecordedEvent], bool] | None:
         """A page of the log. It begins with the event at the cursor, whose hash must be the one that is known there:
         then what follows is of the same history, whatever happened to the server since the cursor was resolved."""
-        overlap = min(at.position, 1)
-        page = await self._ask(tail, end, partial(self._store.read_log, at.position - overlap, limit=PAGE + overlap))
+        overlap, limit = min(at.position, 1), tail.page
+        page = await self._ask(tail, end, partial(self._store.read_log, at.position - overlap, limit=limit + overlap))
         if page is None:
             return None
         first, last = at.position + 1 - overlap, at.position - overlap + len(page)
@@ -315,19 +318,24 @@ class Subscription:
         ):
             return self._doubted(at)
         self._doubt = False
-        events = page[overlap:]
+        whole = page[overlap:]
+        events = within(whole)
         if at.hash8 is None:
             self._at = at = Cursor(at.position, at.epoch, here)
         self._accept(at, events)
-        self._behind = len(events) == PAGE
+        cut = len(events) < len(whole)
+        self._behind = cut or len(whole) == limit
+        tail.learn(limit, len(events), cut=cut, more=self._behind)
         return events, not self._behind
 
     async def _job_page(self, tail: Tail, end: float, at: Cursor) -> tuple[Sequence[RecordedEvent], bool] | None:
         """A page of a few jobs, from the index of jobs, up to a head that is read first; the cursor is checked too."""
-        found = await self._ask(tail, end, partial(_read_jobs, self._store, at, self._versions))
+        limit = tail.page
+        found = await self._ask(tail, end, partial(_read_jobs, self._store, at, self._versions, limit))
         if found is None:
             return None
-        events, reached, self._behind = found
+        events, reached, self._behind, cut = found
+        tail.learn(limit, len(events), cut=cut, more=self._behind)
         if not self._in_step(events):
             return self._doubted(at)
         self._doubt = False
@@ -395,23 +403,37 @@ class Subscription:
 
 
 def _read_jobs(
-    store: Readable, at: Cursor, versions: Mapping[str, int | None]
-) -> tuple[list[RecordedEvent], Cursor, bool]:
-    """Events of some jobs after a cursor, in the order of the log; up to where; whether there are more."""
+    store: Readable, at: Cursor, versions: Mapping[str, int | None], limit: int
+) -> tuple[Sequence[RecordedEvent], Cursor, bool, bool]:
+    """Events of some jobs after a cursor, in the order of the log; up to where; whether there are more; whether some
+    that were read are left out, because together they are too large."""
     head, position = store.resolve(at)
-    each = max(PAGE // len(versions), 10)
+    each = max(limit // len(versions), 10)
     reach, found = head.position, []
     for job_id, version in versions.items():
         if version is None:
-            events = store.read_job_after_position(job_id, position, upto=head.position, limit=each)
+            own = store.read_job_after_position(job_id, position, upto=head.position, limit=each)
         else:
-            events = store.read_job(job_id, version, upto=head.position, limit=each)
-        if len(events) == each:
-            reach = min(reach, events[-1].position)
-        found += events
-    if reach == head.position:
+            own = store.read_job(job_id, version, upto=head.position, limit=each)
+        if len(own) == each:
+            reach = min(reach, own[-1].position)
+        found += own
+    read = sorted((event for event in found if event.position <= reach), key=lambda event: event.position)
+    events = within(read)
+    cut = len(events) < len(read)
+    if reach == head.position and not cut:
         reached = Cursor(reach, head.epoch, head.hash[:4].hex())
     else:
-        found = [event for event in found if event.position <= reach]
-        reached = Cursor(reach, head.epoch, next(e.hash for e in found if e.position == reach)[:4].hex())
-    return sorted(found, key=lambda event: event.position), reached, reach < head.position
+        reached = Cursor(events[-1].position, head.epoch, events[-1].hash[:4].hex())
+    return events, reached, reached.position < head.position, cut
+
+
+def within(events: Sequence[RecordedEvent]) -> Sequence[RecordedEvent]:
+    """The first of some events, with no more data together than a reader that stands still may hold; at least one."""
+    if len(events) > FEW:
+        size = 0
+        for index, event in enumerate(events):
+            size += len(event.data_json)
+            if size > PAGE_BYTES and index:
+                return events[:index]
+    return events

@@ -13,7 +13,7 @@ import pytest
 from eventstore import live
 from eventstore.errors import InvalidCursor, InvalidFilter, LogDiverged, NoSuchLog
 from eventstore.events import NewEvent
-from eventstore.subscription import CaughtUp
+from eventstore.subscription import PAGE_BYTES, CaughtUp
 from eventstore.wire import cursor_of
 from tests.support.following import collect, folding_world, noted, tails, take, until_caught_up, way, world
 
@@ -58,6 +58,26 @@ async def test_more_than_a_page_of_history_comes_whole(world):
 async def test_a_history_of_exactly_one_page_ends_with_having_caught_up(world):
     world.append("a", 1_000)
     assert len(await until_caught_up(world.follow())) == 1_000
+
+
+@pytest.mark.parametrize("jobs", [None, ["a"], ["a", "b"]])
+async def test_large_events_come_a_few_at_once_so_that_who_stands_still_holds_little(world, jobs):
+    for _ in range(4):
+        world.append("a", 0, *[large() for _ in range(12)])
+        world.append("b", 0, *[large() for _ in range(5)])
+    wanted = [e.position for e in world.writer.read_log() if jobs is None or e.job_id in jobs]
+    found = []
+    async with world.follow(jobs=jobs) as sub:
+        while (batch := await sub.batch()) is not None:
+            assert sum(len(event.data_json) for event in batch.events) <= PAGE_BYTES
+            found += [event.position for event in batch.events]
+            if batch.caught_up:
+                break
+    assert found == wanted
+
+
+def large() -> NewEvent:
+    return NewEvent(type="step.progressed", step="s", data={"percent": 1, "lines": ["x" * 8_000] * 6})
 
 
 async def test_an_empty_log_is_caught_up_at_once(world):
