@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
@@ -205,8 +206,11 @@ class Leader:
                 while (read := await in_thread(next, pages, None)) is not None:
                     self._noted(read)
                     await send.send(read)
+            except anyio.BrokenResourceError:
+                pass  # nobody wants more pages
             except Exception as error:
-                await send.send(error)
+                with suppress(anyio.BrokenResourceError):
+                    await send.send(error)
             finally:
                 with anyio.move_on_after(1, shield=True):
                     await in_thread(_close, pages)
