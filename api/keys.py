@@ -20,7 +20,7 @@ from api.auth import Principal, Scope, everybody
 from api.key_table import KEY, Key, digest
 from api.problems import Unauthorized
 from api.wiring import WiringError
-from eventstore.errors import EventStoreError
+from eventstore.errors import EventStoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from eventstore.store import EventStore
@@ -29,6 +29,8 @@ logger = logging.getLogger("headway.keys")
 
 LOOK: Final = 5.0  # seconds between looks
 SOONEST: Final = 0.2  # seconds between looks because of keys that are not known
+PATIENCE: Final = 10.0  # seconds for the database to answer a look
+SHORT: Final = 1.0  # seconds that a request with an unknown key waits for it
 _NOBODY: Final = bytes(32)
 _SCOPES: Final = {scope.value: scope for scope in Scope}
 
@@ -63,6 +65,7 @@ class KeyRing:
         self._state: tuple[str, str] | None = None
         self._looked_at = float("-inf")
         self._looking: anyio.Lock | None = None
+        self._reading = False
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """Whose key an `Authorization` header holds. Raises `Unauthorized`, for a bad key also if none is needed.
@@ -119,13 +122,15 @@ class KeyRing:
         asked = time.monotonic()
         if asked - self._looked_at < SOONEST:
             return False
-        async with self._turn():
-            if asked - self._looked_at >= SOONEST:  # else another one looked while this one waited
-                try:
-                    await self._look_now()
-                except (EventStoreError, psycopg.Error):
-                    return False
-        return True
+        with anyio.move_on_after(SHORT):
+            async with self._turn():
+                if asked - self._looked_at >= SOONEST:  # else another one looked while this one waited
+                    try:
+                        await self._look_now()
+                    except (EventStoreError, psycopg.Error):
+                        return False
+            return True
+        return False
 
     def _turn(self) -> anyio.Lock:
         if self._looking is None:
@@ -135,11 +140,24 @@ class KeyRing:
     async def _look_now(self) -> None:
         begun = time.monotonic()
         try:
-            await anyio.to_thread.run_sync(self._read)
+            if self._reading:
+                raise StoreUnavailable("the keys are being read, and the database gives no answer")
+            with anyio.fail_after(PATIENCE):
+                await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+        except TimeoutError:
+            raise StoreUnavailable("the keys can't be read: the database gives no answer") from None
         finally:
             self._looked_at = begun
 
     def _read(self) -> None:
+        """In a thread, which nobody waits for if the database hangs; one at a time."""
+        self._reading = True
+        try:
+            self._read_rows()
+        finally:
+            self._reading = False
+
+    def _read_rows(self) -> None:
         with self._store.database.session() as conn:
             state = key_table.state(conn)
             if state == self._state:

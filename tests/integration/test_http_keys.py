@@ -362,3 +362,17 @@ def test_the_wall_is_built_from_the_keys_row_and_not_from_the_logs_name(
     crossed = Principal(key_id="x", log="acme", log_id=rivals.log_id, scopes=rivals.scopes)
     tenant = services.tenant(crossed)
     assert tenant.store.read_log() == []
+
+
+def test_while_the_database_does_not_say_who_has_a_key_no_stranger_waits(
+    database_url: str,
+) -> None:
+    make_logs(database_url, "acme")
+    key = make_key(database_url, "acme")
+    with serving(database_url, keyless=False, log="acme") as server:
+        with psycopg.connect(database_url) as conn:
+            conn.execute("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+            for stranger in (wrong_secret(key), wrong_secret(key), "hw_" + "a" * 12 + "_" + "a" * 40):
+                assert get(server, "/v1/jobs", stranger).status_code == 401
+            assert get(server, "/v1/jobs", key).status_code == 200
+        known(server, make_key(database_url, "acme"))
