@@ -155,7 +155,7 @@ def test_many_who_ask_at_once_cost_one_question(server: Server, monkeypatch: pyt
 
 def samples(server: Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     answer = httpx.get(f"{server.url}/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(answer.text)
@@ -298,7 +298,7 @@ def test_a16_a_request_that_can_not_be_read_leaves_a_line_without_its_words(
 ) -> None:
     written: list[str] = []
     monkeypatch.setattr(AccessLog.__init__, "__kwdefaults__", {"write": written.append})
-    with serving(shared_database, log_format="json") as server, wire(server.port) as wired:
+    with serving(shared_database, log_format="json", access_log=True) as server, wire(server.port) as wired:
         wired.send(b'G\x1b[2J"}\n{"level":"forged"} / HTTP/1.1\r\n\r\n')
         assert wired.answer().status == 400
         wait_until(lambda: written, "the line is there")

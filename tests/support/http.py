@@ -28,11 +28,11 @@ class Server(NamedTuple):
 def serving(database_url: str, redis_url: str = "", *, keyless: bool = True, **settings: Any) -> Iterator[Server]:
     """A server over a migrated database; makes the log of the settings if it is not there.
 
-    No key is needed unless `keyless=False`.
+    No key is needed unless `keyless=False`; there is no access log unless `access_log=True`.
     """
     found: list[tuple[int, Services]] = []
     started = threading.Event()
-    with wired(Settings(database_url=database_url, redis_url=redis_url, **settings)) as wiring:
+    with wired(Settings(database_url=database_url, redis_url=redis_url, **{"access_log": False, **settings})) as wiring:
         store = wiring.store()
         ensure_log(store, store.log)
         with anyio.from_thread.start_blocking_portal(backend_options={"use_uvloop": True}) as portal:
