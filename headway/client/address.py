@@ -24,6 +24,7 @@ TIMEOUT: Final = 30.0  # seconds for a call with all its tries
 CONNECT: Final = 5.0  # seconds
 SILENCE: Final = 45.0  # seconds; the server says something every 15
 MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
+MAX_REFUSAL: Final = 64 * 1024  # bytes of an answer that is no stream
 
 Token = str | StreamToken
 Renewal = Callable[[], Token]

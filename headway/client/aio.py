@@ -14,6 +14,7 @@ from headway.client import calls
 from headway.client.address import (
     LIMITS,
     MAX_ANSWER,
+    MAX_REFUSAL,
     SILENCE,
     TIMEOUT,
     Address,
@@ -266,7 +267,7 @@ class AsyncFollower:
             self._outage.goes_on(retried(failure(error, self._address.url)))
             return
         try:
-            body = b"" if response.status_code == 200 else await response.aread()
+            body = b"" if response.status_code == 200 else await beginning(response)
         except httpx.HTTPError:
             body = b""
         except BaseException:
@@ -287,6 +288,16 @@ class AsyncFollower:
                 with anyio.CancelScope(shield=True):
                     await chunks.aclose()  # type: ignore[attr-defined]
             await close(response)
+
+
+async def beginning(response: httpx.Response) -> bytes:
+    """What a refusal says; of one that does not end the first part."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) >= MAX_REFUSAL:
+            break
+    return bytes(body[:MAX_REFUSAL])
 
 
 async def close(response: httpx.Response) -> None:

@@ -13,6 +13,7 @@ from headway.client import calls
 from headway.client.address import (
     LIMITS,
     MAX_ANSWER,
+    MAX_REFUSAL,
     SILENCE,
     TIMEOUT,
     Address,
@@ -289,7 +290,7 @@ class Follower:
             self._outage.goes_on(retried(failure(error, self._address.url)))
             return
         try:
-            body = b"" if response.status_code == 200 else response.read()
+            body = b"" if response.status_code == 200 else beginning(response)
         except httpx.HTTPError:
             body = b""
         except BaseException:
@@ -307,6 +308,16 @@ class Follower:
         response, self._response, self._chunks = self._response, None, iter(())
         if response is not None:
             response.close()
+
+
+def beginning(response: httpx.Response) -> bytes:
+    """What a refusal says; of one that does not end the first part."""
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) >= MAX_REFUSAL:
+            break
+    return bytes(body[:MAX_REFUSAL])
 
 
 def renew(address: Address) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -290,3 +293,41 @@ async def test_a_token_may_be_got_by_a_coroutine() -> None:
         async with AsyncClient(played.url, token=token) as client, client.follow() as follower:
             assert len([item async for item in follower]) == 3
     assert b"Bearer mine" in played.requests[0]
+
+
+@contextmanager
+def endless() -> Iterator[tuple[str, list[int]]]:
+    """A server that refuses in 64 MB, as fast as it is read: its address, and the bytes that it got rid of."""
+    sent = [0]
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 403 X\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n")
+            try:
+                while sent[0] < 64 * 2**20:
+                    sent[0] += connection.send(b"x" * 65_536)
+            except OSError:
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", sent
+        thread.join(50)
+
+
+def test_a_refusal_of_a_stream_that_does_not_end_is_not_read_to_its_end() -> None:
+    with endless() as (url, sent), headway.Client(url) as client, pytest.raises(headway.client.Forbidden):
+        next(client.follow("a"))
+    assert sent[0] < 32 * 2**20
+
+
+@pytest.mark.anyio
+async def test_nor_is_it_by_a_task() -> None:
+    with endless() as (url, sent):
+        async with AsyncClient(url) as client:
+            with pytest.raises(headway.client.Forbidden):
+                await anext(client.follow("a"))
+    assert sent[0] < 32 * 2**20
