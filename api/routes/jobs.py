@@ -145,7 +145,8 @@ def _usual(services: Services, tenant: Tenant, job: JobSnapshot) -> Usual | None
 
 def _told(job: JobSnapshot, encoded: bytes, usual: Usual | None, pack: bool) -> Body:
     """A job's snapshot with the time that is left and what seems wrong. Its tag changes with its version, and with
-    what seems wrong; not with the head of the log, nor as time goes by.
+    what seems wrong; not with the head of the log, nor as time goes by. The time of its last event is in it, so that
+    no other log's job has it, nor that of a log that was made anew.
     """
     eta: Estimate | None = None
     wrong: list[Condition] = []
@@ -154,7 +155,8 @@ def _told(job: JobSnapshot, encoded: bytes, usual: Usual | None, pack: bool) -> 
         eta, wrong = eta_of(job, usual, now), conditions_of(job, usual, now)
     marks = "".join(sorted(f"{found.kind[0]}{found.step or ''}" for found in wrong))
     epoch = job.cursor.partition("_")[0]
-    tag = f'W/"{epoch}-{job.position:x}-{job.version:x}-{FOLD_VERSION}{_short(marks)}"'
+    moment = int(job.updated_at.timestamp() * 1_000_000)
+    tag = f'W/"{epoch}-{job.position:x}-{job.version:x}-{moment:x}-{FOLD_VERSION}{_short(marks)}"'
     return Body(_with(encoded, eta, wrong), pack=pack, tag=tag)
 
 

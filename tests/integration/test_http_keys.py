@@ -376,3 +376,10 @@ def test_while_the_database_does_not_say_who_has_a_key_no_stranger_waits(
                 assert get(server, "/v1/jobs", stranger).status_code == 401
             assert get(server, "/v1/jobs", key).status_code == 200
         known(server, make_key(database_url, "acme"))
+
+
+def test_what_one_tenant_knows_is_no_answer_to_another(two: tuple[Server, str, str]) -> None:
+    server, acme, rival = two
+    ours = get(server, "/v1/jobs/job", acme)
+    theirs = httpx.get(f"{server.url}/v1/jobs/job", headers=bearer(rival) | {"if-none-match": ours.headers["etag"]})
+    assert (theirs.status_code, theirs.json()["version"]) == (200, ours.json()["version"])
