@@ -14,6 +14,7 @@ from eventstore.codec import Prepared
 from eventstore.hot import HotStatement, Param
 from eventstore.pgarray import PG_EPOCH_US, PgArray
 from eventstore.statements import LOCK_TIMEOUT, Conn
+from eventstore.turn import COMMIT
 
 _TEMPLATE: Final = Path(__file__).with_name("sql") / "append.sql"
 
@@ -34,8 +35,11 @@ class AppendStatement:
         rows: Mapping[str, PgArray],
         *,
         notify: bool,
+        commit: bool = False,
     ) -> Head | None:
-        """Write a folded batch if the log is still at `head`: the new head with the database's clock; else None."""
+        """Write a folded batch if the log is still at `head`: the new head with the database's clock; else None.
+
+        `commit`: end the transaction that the connection is in, in the same round trip."""
         params: dict[str, Param | PgArray] = {
             "lock_timeout": hot.text(LOCK_TIMEOUT),
             "log_id": hot.int8(head.log_id),
@@ -51,7 +55,10 @@ class AppendStatement:
             **_event_arrays(fresh),
             **rows,
         }
-        result = self._statement.execute(conn, params)
+        if commit:
+            result, _ = hot.together(conn, (self._statement, params), (COMMIT, {}))
+        else:
+            result = self._statement.execute(conn, params)
         if hot.read_int(result, 0) != 1:
             return None
         return msgspec.structs.replace(new, now_us=hot.read_int(result, 1) + PG_EPOCH_US)

@@ -5,14 +5,15 @@ psycopg's cursor costs about 100 µs per execution with 60 named parameters, a f
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg import errors as pg
-from psycopg import pq
+from psycopg import generators, pq
 
 from eventstore.pgarray import PG_EPOCH_US, PgArray
 from eventstore.statements import Conn
@@ -53,6 +54,10 @@ def never_prepare(conn: Conn) -> None:
     _pooled.add(conn)
 
 
+_prepared: Final[WeakKeyDictionary[Conn, dict[HotStatement, bytes]]] = WeakKeyDictionary()
+_numbers: Final = itertools.count(1)
+
+
 class HotStatement:
     """SQL with `%(name)s` placeholders. The same name is one parameter; types come from the first execution.
 
@@ -70,42 +75,88 @@ class HotStatement:
         self._sql = _PLACEHOLDER.sub(number, sql).encode()
         self._names = tuple(names)
         self._formats = [pq.Format.BINARY] * len(names)
-        self._on: WeakKeyDictionary[Conn, bytes] = WeakKeyDictionary()
 
     def execute(self, conn: Conn, params: Mapping[str, Param | PgArray]) -> pq.abc.PGresult:
         """Run it and wait; results are binary. Raises psycopg's errors, like a cursor would."""
-        given = [params[name] for name in self._names]
-        values = [p.packed if isinstance(p, PgArray) else p[1] for p in given]
+        given, values = self._given(params)
         if conn in _pooled:
             result = conn.pgconn.exec_params(self._sql, values, _oids(given), self._formats, pq.Format.BINARY)
-            return self._check(conn, result)
+            return _check(conn, result)
         try:
-            return self._check(conn, self._exec_prepared(conn, given, values))
+            return _check(conn, self._exec_prepared(conn, given, values))
         except pg.InvalidSqlStatementName:
             # Somebody deallocated it. Inside a transaction that is over now; outside nothing has happened yet.
-            self._on.pop(conn, None)
+            _prepared.pop(conn, None)
             if conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
                 raise
-            return self._check(conn, self._exec_prepared(conn, given, values))
+            return _check(conn, self._exec_prepared(conn, given, values))
+
+    def _given(self, params: Mapping[str, Param | PgArray]) -> tuple[list[Param | PgArray], list[bytes]]:
+        given = [params[name] for name in self._names]
+        return given, [p.packed if isinstance(p, PgArray) else p[1] for p in given]
 
     def _exec_prepared(self, conn: Conn, given: list[Param | PgArray], values: list[bytes]) -> pq.abc.PGresult:
-        name = self._on.get(conn)
-        if name is None:
-            name = f"headway_{id(self):x}".encode()
-            self._check(conn, conn.pgconn.prepare(name, self._sql, _oids(given)))
-            self._on[conn] = name
-        return conn.pgconn.exec_prepared(name, values, self._formats, pq.Format.BINARY)
+        return conn.pgconn.exec_prepared(self._prepare(conn, given), values, self._formats, pq.Format.BINARY)
 
-    def _check(self, conn: Conn, result: pq.abc.PGresult) -> pq.abc.PGresult:
-        if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-            return result
-        error = pg.error_from_result(result, encoding=conn.info.encoding)
-        if error.diag.sqlstate is None:
-            # libpq's own text, no word of the server's: the connection broke, maybe after the commit. When the send
-            # already failed, libpq still calls it open.
-            conn.close()
-            raise pg.OperationalError(str(error).strip())
-        raise error
+    def _prepare(self, conn: Conn, given: list[Param | PgArray]) -> bytes:
+        names = _prepared.setdefault(conn, {})
+        name = names.get(self)
+        if name is None:
+            name = b"headway_%d" % next(_numbers)
+            _check(conn, conn.pgconn.prepare(name, self._sql, _oids(given)))
+            names[self] = name
+        return name
+
+    def _sending(self, conn: Conn, params: Mapping[str, Param | PgArray]) -> Callable[[], None]:
+        given, values = self._given(params)
+        if conn in _pooled:
+            send, sql, oids = conn.pgconn.send_query_params, self._sql, _oids(given)
+            return lambda: send(sql, values, oids, self._formats, pq.Format.BINARY)
+        send_prepared, name = conn.pgconn.send_query_prepared, self._prepare(conn, given)
+        return lambda: send_prepared(name, values, self._formats, pq.Format.BINARY)
+
+
+def together(conn: Conn, *steps: tuple[HotStatement, Mapping[str, Param | PgArray]]) -> list[pq.abc.PGresult]:
+    """Run several statements in one round trip; results are binary.
+
+    Raises the first error, like a cursor would; what came after it was not run. For a connection that one thread
+    uses, and not inside `conn.pipeline()`.
+    """
+    sends = [statement._sending(conn, params) for statement, params in steps]
+    pgconn = conn.pgconn
+    results: list[pq.abc.PGresult] = []
+    try:
+        pgconn.enter_pipeline_mode()
+        for send in sends:
+            send()
+        pgconn.pipeline_sync()
+        conn.wait(generators.send(pgconn))
+        for _ in range(len(steps) + 1):
+            results += conn.wait(generators.fetch_many(pgconn))
+        pgconn.exit_pipeline_mode()
+    except BaseException:
+        # Nobody could say which answer belongs to what.
+        conn.close()
+        for result in results:
+            _check(conn, result)
+        raise
+    try:
+        return [_check(conn, result) for result in results[: len(steps)]]
+    except pg.InvalidSqlStatementName:
+        _prepared.pop(conn, None)
+        raise
+
+
+def _check(conn: Conn, result: pq.abc.PGresult) -> pq.abc.PGresult:
+    if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        return result
+    error = pg.error_from_result(result, encoding=conn.info.encoding)
+    if error.diag.sqlstate is None:
+        # libpq's own text, no word of the server's: the connection broke, maybe after the commit. When the send
+        # already failed, libpq still calls it open.
+        conn.close()
+        raise pg.OperationalError(str(error).strip())
+    raise error
 
 
 def _oids(given: list[Any]) -> list[int]:
@@ -127,3 +178,9 @@ def read_int(result: pq.abc.PGresult, column: int) -> int:
     value = result.get_value(0, column)
     assert value is not None
     return int.from_bytes(value, "big", signed=True)
+
+
+def read_text(result: pq.abc.PGresult, column: int) -> str | None:
+    """A text of the only row."""
+    value = result.get_value(0, column)
+    return None if value is None else value.decode()

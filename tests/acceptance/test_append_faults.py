@@ -100,7 +100,7 @@ def test_p2_p3_a_server_that_is_stopped_at_once_or_killed_lost_nothing_that_it_a
     assert any(call.tries > 1 for call in calls), "no call met the crash: the run says nothing"
 
 
-@pytest.mark.parametrize("path", ["fast", "slow"])
+@pytest.mark.parametrize("path", ["fast", "turn", "slow"])
 def test_p7_an_append_is_on_disk_whatever_role_database_or_session_say(own, path):
     """A crash loses what the server did not flush: with the setting off, all commits since the last flush."""
     log = f"pinned-{path}"
@@ -115,6 +115,8 @@ def test_p7_an_append_is_on_disk_whatever_role_database_or_session_say(own, path
         known = NewEvent(type="job.noted", data={"message": "known"}, event_id=uuid.uuid4())
         store.append("a", [known])
         new = NewEvent(type="job.noted", data={"message": "acknowledged"})
+        if path == "turn":
+            store.committer()._writer.calm = 0
         store.append("a", [known, new] if path == "slow" else [new])
         with psycopg.connect(own.url, autocommit=True) as conn:
             conn.execute("INSERT INTO unpinned VALUES (%s)", (log,))

@@ -22,9 +22,9 @@ def test_appends_go_on_after_a_rollback_on_the_committers_connection(database_ur
         store.create_log()
         store.append("job", [NOTE])
         for _ in range(8):
-            store.committer()._calm = 0  # the slow path, often enough for psycopg to want to prepare its statements
+            store.committer()._writer.calm = 0  # in turn, often enough for psycopg to want to prepare its statements
             store.append("job", [NOTE])
-        store.committer()._calm = 0
+        store.committer()._writer.calm = 0
         with holding_log(database_url, "default"), pytest.raises(StoreBusy):
             store.append("job", [NOTE])
         assert [store.append("job", [NOTE])[0].position for _ in range(10)] == list(range(10, 20))

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from eventstore import statements, verify
+from eventstore import statements, turn, verify
 from eventstore.connections import OPTIONS
 
 ROWS = 60_000
@@ -102,6 +102,12 @@ def test_reading_a_job_after_a_position(conn):
     query, types = statements.READ_JOB_AFTER_POSITION, "int, text, bigint, bigint, int"
     plan = explain(conn, query, types, (1, "job:7", 30_000, 2**62, 50))
     served_by(plan, "events_log_id_job_id_version_key", rows=50, skipped=ROWS // JOBS)
+
+
+def test_finding_the_jobs_that_others_touched(conn):
+    plan = explain(conn, re.sub(r"%\(\w+\)s", "%s", turn.TOUCHED), "int, bigint, bigint", (1, ROWS - 24, 2_000))
+    scan = served_by(plan, "events_pkey", rows=24)
+    assert "position" in scan["Index Cond"]
 
 
 def test_finding_known_ids(conn):

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from eventstore import committer as committing
-from eventstore import connections, epochs, statements
+from eventstore import connections, epochs, log_writer, statements
 from eventstore.errors import (
     EventIdConflict,
     FoldVersionMismatch,
@@ -94,10 +94,10 @@ def test_after_a_lost_compare_the_slow_path_stays_until_eight_calm_batches(store
     first.append("a", [noted()])
     second.append("a", [noted()])
     committer = first.committer()
-    assert committer._calm == committing.CALM
-    for calm in [0, *range(1, committing.CALM + 1), committing.CALM]:
+    assert committer._writer.calm == log_writer.CALM
+    for calm in [0, *range(1, log_writer.CALM + 1), log_writer.CALM]:
         first.append("a", [noted()])
-        assert committer._calm == calm
+        assert committer._writer.calm == calm
     dense(first)
 
 

@@ -93,7 +93,7 @@ def test_an_append_on_the_slow_path_holds_the_logs_row_and_does_not_deadlock_wit
 ) -> None:
     """Appender: locks the log's row, then waits for the tables. Gate: has the tables, and must not want the row."""
     fill(store, random.Random(3), jobs=3, events=300)
-    store.committer()._calm = 0  # somebody else appended: the next batches take the slow path
+    store.committer()._writer.calm = 0  # somebody else appended: the next batches take the slow path
     late = threading.Thread(
         target=lambda: store.append("job-1", [NewEvent(type="job.noted", data={"level": "info", "message": "x"})])
     )
