@@ -8,15 +8,38 @@ from typing import Final
 
 import msgspec
 
-from eventstore import hot, pgarray
+from eventstore import hot
 from eventstore.batch import Head
 from eventstore.codec import Prepared
 from eventstore.hot import HotStatement, Param
-from eventstore.pgarray import PG_EPOCH_US, PgArray
+from eventstore.pgarray import PG_EPOCH_US, Columns, PgArray
 from eventstore.statements import LOCK_TIMEOUT, Conn
 from eventstore.turn import COMMIT
 
 _TEMPLATE: Final = Path(__file__).with_name("sql") / "append.sql"
+
+
+_EVENTS: Final = Columns(
+    "e",
+    (
+        ("position", "position", "int8"),
+        ("job_id", "job_id", "text"),
+        ("version", "version", "int4"),
+        ("event_id", "event_id", "uuid"),
+        ("type", "type", "text"),
+        ("step", "step", "text"),
+        ("attempt", "attempt", "int4"),
+        ("seq", "seq", "int4"),
+        ("text", "data", "raw_json"),
+        ("salt", "salt", "bytea"),
+        ("applied", "applied", "bool"),
+        ("reason", "reason", "text"),
+        ("ppm", "percent", "int4"),
+        ("actor", "actor", "text"),
+        ("occurred_us", "occurred_at", "times"),
+        ("hash", "hash", "bytea"),
+    ),
+)
 
 
 class AppendStatement:
@@ -52,7 +75,7 @@ class AppendStatement:
             "recorded_at": hot.moment(fresh[0].recorded_us),
             "notify": hot.boolean(notify),
             "hint": hot.text(f"{head.log_id} {new.position}"),
-            **_event_arrays(fresh),
+            **_EVENTS.params(fresh),
             **rows,
         }
         if commit:
@@ -62,24 +85,3 @@ class AppendStatement:
         if hot.read_int(result, 0) != 1:
             return None
         return msgspec.structs.replace(new, now_us=hot.read_int(result, 1) + PG_EPOCH_US)
-
-
-def _event_arrays(batch: Sequence[Prepared]) -> dict[str, PgArray]:
-    return {
-        "e_position": pgarray.int8([e.position for e in batch]),
-        "e_job_id": pgarray.text([e.job_id for e in batch]),
-        "e_version": pgarray.int4([e.version for e in batch]),
-        "e_event_id": pgarray.uuid([e.event_id for e in batch]),
-        "e_type": pgarray.text([e.type for e in batch]),
-        "e_step": pgarray.text([e.step for e in batch]),
-        "e_attempt": pgarray.int4([e.attempt for e in batch]),
-        "e_seq": pgarray.int4([e.seq for e in batch]),
-        "e_data": pgarray.json([e.text for e in batch]),
-        "e_salt": pgarray.bytea([e.salt for e in batch]),
-        "e_applied": pgarray.bools([e.applied for e in batch]),
-        "e_reason": pgarray.text([e.reason for e in batch]),
-        "e_percent": pgarray.int4([e.ppm for e in batch]),
-        "e_actor": pgarray.text([e.actor for e in batch]),
-        "e_occurred_at": pgarray.times([e.occurred_us for e in batch]),
-        "e_hash": pgarray.bytea([e.hash for e in batch]),
-    }

@@ -9,9 +9,10 @@ import itertools
 import re
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary, WeakSet
 
+import msgspec
 from psycopg import errors as pg
 from psycopg import generators, pq
 
@@ -21,29 +22,33 @@ from eventstore.statements import Conn
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 _q: Final = struct.Struct(">q").pack
 
-Param = tuple[int, bytes]
-"""Type oid (pg_type) and binary value."""
+
+class Param(msgspec.Struct, gc=False):
+    """A binary value and its type's oid (pg_type)."""
+
+    packed: bytes
+    oid: int
 
 
 def int8(value: int) -> Param:
-    return 20, _q(value)
+    return Param(_q(value), 20)
 
 
 def text(value: str) -> Param:
-    return 25, value.encode()
+    return Param(value.encode(), 25)
 
 
 def bytea(value: bytes) -> Param:
-    return 17, value
+    return Param(value, 17)
 
 
 def boolean(value: bool) -> Param:
-    return 16, b"\x01" if value else b"\x00"
+    return Param(b"\x01" if value else b"\x00", 16)
 
 
 def moment(us: int) -> Param:
     """timestamptz from microseconds since 1970."""
-    return 1184, _q(us - PG_EPOCH_US)
+    return Param(_q(us - PG_EPOCH_US), 1184)
 
 
 _pooled: Final[WeakSet[Conn]] = WeakSet()
@@ -93,7 +98,7 @@ class HotStatement:
 
     def _given(self, params: Mapping[str, Param | PgArray]) -> tuple[list[Param | PgArray], list[bytes]]:
         given = [params[name] for name in self._names]
-        return given, [p.packed if isinstance(p, PgArray) else p[1] for p in given]
+        return given, [p.packed for p in given]
 
     def _exec_prepared(self, conn: Conn, given: list[Param | PgArray], values: list[bytes]) -> pq.abc.PGresult:
         return conn.pgconn.exec_prepared(self._prepare(conn, given), values, self._formats, pq.Format.BINARY)
@@ -159,8 +164,8 @@ def _check(conn: Conn, result: pq.abc.PGresult) -> pq.abc.PGresult:
     raise error
 
 
-def _oids(given: list[Any]) -> list[int]:
-    return [p.oid if isinstance(p, PgArray) else p[0] for p in given]
+def _oids(given: list[Param | PgArray]) -> list[int]:
+    return [p.oid for p in given]
 
 
 def rows_of_text(result: pq.abc.PGresult) -> list[tuple[str | None, ...]]:

@@ -8,10 +8,12 @@ Format (array_send in PostgreSQL): ndim, has-null flag, element oid, length, low
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, ClassVar, Final
 
+import msgspec
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
@@ -28,14 +30,11 @@ PG_EPOCH_US: Final = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970: PostgreSQL counts from there."""
 
 
-class PgArray:
+class PgArray(msgspec.Struct, gc=False):
     """An array parameter, packed already; made by `int8`, `int4`, `text`, `json`, `uuid`, `bytea`, `bools`, `times`."""
 
-    __slots__ = ("packed",)
-    oid: int = 0
-
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
+    packed: bytes
+    oid: ClassVar[int] = 0
 
 
 class _Dumper(Dumper):
@@ -57,7 +56,7 @@ _ELEMENT_OIDS: Final[dict[str, tuple[int, int]]] = {
     "timestamptz": (1184, 1185),
 }
 _CLASSES: Final[dict[str, type[PgArray]]] = {
-    name: type(f"Pg_{name}", (PgArray,), {"__slots__": (), "oid": oids[1]}) for name, oids in _ELEMENT_OIDS.items()
+    name: type(f"Pg_{name}", (PgArray,), {"oid": oids[1]}) for name, oids in _ELEMENT_OIDS.items()
 }
 
 
@@ -80,12 +79,23 @@ def _nulls(name: str, length: int) -> PgArray:
     return _array(name, [_NULL] * length, True)
 
 
+def _uniform(values: Sequence[Any]) -> bool:
+    """Most columns of most batches hold one value in all rows: it is packed once."""
+    return not values or values.count(values[0]) == len(values)
+
+
+def _repeated(name: str, values: Sequence[Any], pack: Callable[[Any], bytes]) -> PgArray:
+    count = len(values)
+    if count == 0 or values[0] is None:
+        return _nulls(name, count)
+    return _array(name, [pack(values[0])] * count, False)
+
+
 def _ints(name: str, packer: struct.Struct, width: int, values: Sequence[int | None]) -> PgArray:
-    nulls = values.count(None)
-    if nulls == len(values):
-        return _nulls(name, nulls)
     pack = packer.pack
-    return _array(name, [_NULL if v is None else pack(width, v) for v in values], nulls > 0)
+    if _uniform(values):
+        return _repeated(name, values, lambda value: pack(width, value))
+    return _array(name, [_NULL if v is None else pack(width, v) for v in values], None in values)
 
 
 def int8(values: Sequence[int | None]) -> PgArray:
@@ -102,19 +112,25 @@ def times(values: Sequence[int | None]) -> PgArray:
 
 
 def text(values: Sequence[str | None]) -> PgArray:
-    nulls = values.count(None)
-    if nulls == len(values):
-        return _nulls("text", nulls)
+    if _uniform(values):
+        return _repeated("text", values, _sized_text)
     size = _LEN
-    return _array("text", [_NULL if v is None else size(len(raw := v.encode())) + raw for v in values], nulls > 0)
+    return _array("text", [_NULL if v is None else size(len(raw := v.encode())) + raw for v in values], None in values)
+
+
+def _sized_text(value: str) -> bytes:
+    return _sized(value.encode())
+
+
+def _sized(value: bytes) -> bytes:
+    return _LEN(len(value)) + value
 
 
 def _bytes(name: str, values: Sequence[bytes | None]) -> PgArray:
-    nulls = values.count(None)
-    if nulls == len(values):
-        return _nulls(name, nulls)
+    if _uniform(values):
+        return _repeated(name, values, _sized)
     size = _LEN
-    return _array(name, [_NULL if v is None else size(len(v)) + v for v in values], nulls > 0)
+    return _array(name, [_NULL if v is None else size(len(v)) + v for v in values], None in values)
 
 
 def json(values: Sequence[bytes | None]) -> PgArray:
@@ -141,9 +157,9 @@ PackOne = Callable[[Any], PgArray]
 
 def packers(name: str) -> tuple[Pack, PackOne, PgArray]:
     """For one type: how to pack a column, how to pack a single value that is not NULL (three times as fast), and the
-    packed single NULL. Types: int8, int4, text, json (as text), times.
+    packed single NULL. Types: int8, int4, text, bool, uuid, bytea, times, json (given as text), raw_json (as bytes).
     """
-    element = "timestamptz" if name == "times" else name
+    element = {"times": "timestamptz", "raw_json": "json"}.get(name, name)
     head = _HEAD.pack(1, 0, _ELEMENT_OIDS[element][0], 1, 1)
     cls, null = _CLASSES[element], _nulls(element, 1)
     pack8, pack4, size = _INT8.pack, _INT4.pack, _LEN
@@ -152,6 +168,9 @@ def packers(name: str) -> tuple[Pack, PackOne, PgArray]:
         raw = value.encode()
         return cls(head + size(len(raw)) + raw)
 
+    def one_bytes(value: bytes) -> PgArray:
+        return cls(head + size(len(value)) + value)
+
     match name:
         case "int8":
             return int8, lambda value: cls(head + pack8(8, value)), null
@@ -159,8 +178,34 @@ def packers(name: str) -> tuple[Pack, PackOne, PgArray]:
             return int4, lambda value: cls(head + pack4(4, value)), null
         case "times":
             return times, lambda value: cls(head + pack8(8, value - PG_EPOCH_US)), null
+        case "bool":
+            return bools, lambda value: cls(head + (_TRUE if value else _FALSE)), null
         case "text":
             return text, one_text, null
         case "json":
             return lambda values: json([None if v is None else v.encode() for v in values]), one_text, null
+        case "uuid" | "bytea" | "raw_json":
+            return {"uuid": uuid, "bytea": bytea, "raw_json": json}[name], one_bytes, null
     raise ValueError(f"no packers for {name}")
+
+
+class Columns:
+    """Rows of Python objects as parameters: `PREFIX_COLUMN` is an array with one element per row.
+
+    `columns`: (attribute, column, type), types as `packers` knows them.
+    """
+
+    def __init__(self, prefix: str, columns: Sequence[tuple[str, str, str]]) -> None:
+        self._get: Callable[[Any], tuple[Any, ...]] = attrgetter(*(attribute for attribute, _, _ in columns))
+        self._packers = tuple((f"{prefix}_{column}", *packers(kind)) for _, column, kind in columns)
+
+    def params(self, rows: Sequence[Any]) -> dict[str, PgArray]:
+        if len(rows) == 1:
+            return {
+                name: null if value is None else one(value)
+                for (name, _, one, null), value in zip(self._packers, self._get(rows[0]), strict=True)
+            }
+        columns: Iterable[Sequence[Any]] = (
+            zip(*map(self._get, rows), strict=True) if rows else [()] * len(self._packers)
+        )
+        return {name: pack(values) for (name, pack, _, _), values in zip(self._packers, columns, strict=True)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
 from eventstore import pgarray
-from eventstore.pgarray import PgArray
+from eventstore.pgarray import Columns, PgArray
 from projections.state import AttemptState, GroupState, JobState, StepState
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -82,29 +82,9 @@ _ATTEMPT: Final[Sequence[tuple[str, str, str]]] = (
     ("error_stack", "error_stack", "text"),
 )
 
-
-class _Table:
-    """The columns of a table as parameters: `PREFIX_COLUMN` is an array with one element per row."""
-
-    def __init__(self, prefix: str, columns: Sequence[tuple[str, str, str]]) -> None:
-        self._get: Callable[[Any], tuple[Any, ...]] = attrgetter(*(attribute for attribute, _, _ in columns))
-        self._packers = tuple((f"{prefix}_{column}", *pgarray.packers(kind)) for _, column, kind in columns)
-
-    def params(self, rows: Sequence[Any]) -> dict[str, PgArray]:
-        if len(rows) == 1:
-            return {
-                name: null if value is None else one(value)
-                for (name, _, one, null), value in zip(self._packers, self._get(rows[0]), strict=True)
-            }
-        columns: Iterable[Sequence[Any]] = (
-            zip(*map(self._get, rows), strict=True) if rows else [()] * len(self._packers)
-        )
-        return {name: pack(values) for (name, pack, _, _), values in zip(self._packers, columns, strict=True)}
-
-
-_JOBS: Final = _Table("j", _JOB)
-_STEPS: Final = _Table("s", _STEP)
-_ATTEMPTS: Final = _Table("a", _ATTEMPT)
+_JOBS: Final = Columns("j", _JOB)
+_STEPS: Final = Columns("s", _STEP)
+_ATTEMPTS: Final = Columns("a", _ATTEMPT)
 _NO_ATTEMPTS: Final = {**_ATTEMPTS.params(()), "a_job_id": pgarray.text(())}
 
 

@@ -41,6 +41,8 @@ def test_an_array_of_nothing_and_an_array_of_nulls_read_back(pack, given, expect
     assert unpacked(pack([])) == []
     assert unpacked(pack([None, None])) == [None, None]
     assert unpacked(pack([given[0]])) == [expected[0]]
+    assert unpacked(pack([given[0]] * 3)) == [expected[0]] * 3
+    assert unpacked(pack((given[0], None, given[0]))) == [expected[0], None, expected[0]]
 
 
 def test_each_kind_has_one_type_whatever_its_values():
