@@ -81,11 +81,11 @@ def _parsed(parameter: Parameter, text: str) -> Any:
 
 def _unknown(name: str, known: dict[str, Parameter]) -> MalformedRequest:
     near = difflib.get_close_matches(name[:50], known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f"Did you mean {near[0]}? " if near else ""
     takes = ", ".join(known) or "none"
     return MalformedRequest(
-        f"{shorten(name)}: there is no such parameter; {hint}This route takes: {takes}",
-        field=str(shorten(name)),
+        f"{shorten(name)}: there is no such parameter. {hint}This route takes: {takes}",
+        field=name[:100],
         known=sorted(known),
     )
 

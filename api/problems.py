@@ -203,6 +203,14 @@ def kind_of(error: BaseException) -> Kind:
     return INTERNAL
 
 
+def _without_addresses(error: Exception, detail: str) -> str:
+    """What a driver says of hosts, sockets and users stays in our log; what Headway says of the database is told."""
+    said, _, rest = detail.partition(": ")
+    if type(error) is log_errors.StoreUnavailable and rest and said.startswith(("PostgreSQL ", "the database ")):
+        return f"{said}: the server's log has the reason under the request id"
+    return detail
+
+
 def problem_of(error: Exception, request_id: str | None = None) -> Problem:
     """The problem document of any error. What nobody foresaw is logged with its traceback and told in one word."""
     kind = kind_of(error)
@@ -225,8 +233,8 @@ def problem_of(error: Exception, request_id: str | None = None) -> Problem:
             "the server failed at this request; its log has the reason under the request id",
         )
     elif status >= 500 and code not in ("stopping", "timeout"):
-        # What a driver says of an address stays in our log.
         logger.warning("request %s: %s: %s", request_id, code, detail)
+        detail = _without_addresses(error, detail)
     kind_word = code
     if isinstance(error, log_errors.InvalidEvent):
         code, status = error.rule_code, _BY_RULE.get(error.rule_code, status)

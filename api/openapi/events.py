@@ -88,7 +88,10 @@ _DATA: Final[dict[str, Schema]] = {
     "steps": {"type": "array", "items": ref("PlannedStep"), "description": "Each step once; groups at most 16 deep"},
     "title": _LABEL,
     "kind": _LABEL,
-    "auto_complete": {"type": "boolean"},
+    "auto_complete": {
+        "type": "boolean",
+        "description": "Default true: the last step that ends completes the job; `job.completed` after it is `already`",
+    },
     "continues": {"type": "string", "pattern": JOB_ID},
     "worker": _LABEL,
     "message": _MESSAGE,

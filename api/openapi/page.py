@@ -167,6 +167,8 @@ def _told(schema: Any) -> str:
         return shown + _default(schema)
     kinds = schema.get("type", "anything")
     words = " or ".join(kinds) if isinstance(kinds, list) else kinds
+    if "array" in words and "prefixItems" in schema:
+        return f"array of {' and '.join(_told(each) for each in schema['prefixItems'])}" + _or_null(words)
     if "array" in words and "items" in schema:
         words = words.replace("array", f"array of {_told(schema['items'])}")
     if (form := schema.get("format")) is not None:
@@ -176,6 +178,10 @@ def _told(schema: Any) -> str:
         if high in schema:
             words += f", {schema.get(low, 0):,} to {schema[high]:,}{unit}"
     return words + _default(schema)
+
+
+def _or_null(words: str) -> str:
+    return " or null" if words.endswith(" or null") else ""
 
 
 def _default(schema: Mapping[str, Any]) -> str:
@@ -207,6 +213,11 @@ def _problems(kinds: Iterable[ProblemKind]) -> str:
     return _table(("Status", "Code", "Meaning", "Try again after"), rows)
 
 
+def _with_use(rule: Any) -> str:
+    purpose = rule.get("description") if isinstance(rule, dict) else None
+    return _told(rule) + (f"<br>{_marked(purpose)}" if purpose else "")
+
+
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
     head = f'<section id="schema-{escape(name)}"><h3>{escape(name)}</h3>'
     about = f"<p>{_marked(schema['description'])}</p>" if schema.get("description") else ""
@@ -217,7 +228,7 @@ def _schema(name: str, schema: Mapping[str, Any]) -> str:
     for variant in variants:
         needed = variant.get("required", ())
         rows = [
-            [f"<code>{escape(field)}</code>{'' if field in needed else ' <small>optional</small>'}", _told(rule)]
+            [f"<code>{escape(field)}</code>{'' if field in needed else ' <small>optional</small>'}", _with_use(rule)]
             for field, rule in variant.get("properties", {}).items()
             if rule is not False
         ]

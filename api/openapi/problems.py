@@ -39,7 +39,7 @@ def _code(error: type[Exception]) -> str:
 
 
 def _kind(code: str, kind: Kind, meaning: str | None) -> ProblemKind:
-    text = " ".join((meaning or "").split())
+    text = " ".join((meaning or "").split()).replace("`rule_code`", "`code`")
     return ProblemKind(code=code, status=kind.status, title=kind.title, meaning=text, retry_after=kind.retry_after)
 
 
@@ -53,7 +53,11 @@ def problem_schema() -> dict[str, Any]:
             "type": {"type": "string", "enum": [f"/problems/{kind.code}" for kind in kinds()]},
             "title": {"type": "string"},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "code": {"type": "string", "pattern": "^[a-z_]{1,60}$"},
+            "code": {
+                "type": "string",
+                "pattern": "^[a-z_]{1,60}$",
+                "description": "The last part of `type`; of `invalid_event` the word for the rule: `out_of_range`, …",
+            },
             "detail": {"type": "string", "description": "What to do about it"},
             "request_id": {"type": "string"},
             "field": {"type": "string", "description": "The path of what breaks a rule: `events[3].data.percent`"},

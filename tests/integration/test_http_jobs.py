@@ -127,7 +127,7 @@ def test_a_cursor_of_another_history_is_a_conflict(client: httpx.Client, post: P
         ("at=%205", "at"),
         ("min_version=-1", "min_version"), ("min_version=1.0", "min_version"), ("min_version=", "min_version"),
         ("at=1&at=2", "at"), ("min_version=1&at=1", "min_version"),
-        ("att=1", "'att'"), ("occurred=1", "occurred"),
+        ("att=1", "att"), ("occurred=1", "occurred"),
     ],
 )  # fmt: skip
 def test_a_parameter_that_breaks_its_rule_is_named(client: httpx.Client, post: Post, query: str, field: str) -> None:
@@ -137,7 +137,7 @@ def test_a_parameter_that_breaks_its_rule_is_named(client: httpx.Client, post: P
 
 def test_an_unknown_parameter_names_the_known_ones_and_the_one_that_was_meant(client: httpx.Client, post: Post) -> None:
     found = problem(client.get("/v1/jobs?limt=3"), 400, "malformed")
-    assert "did you mean limit?" in found["detail"] and "prefix" in found["known"]
+    assert "Did you mean limit?" in found["detail"] and "prefix" in found["known"]
 
 
 def test_who_knows_the_version_of_an_append_is_not_shown_an_older_one(client: httpx.Client, post: Post) -> None:

@@ -14,8 +14,9 @@ from api.openapi.events import members_of
 from api.openapi.operations import OPERATIONS
 from api.openapi.page import POLICY, docs_page, page, problem_page
 from api.openapi.problems import ProblemKind, kinds
-from api.problems import TABLE
+from api.problems import TABLE, problem_of
 from api.routes import ROUTES
+from eventstore.errors import StoreUnavailable
 from projections.check import _REQUIRED, _RULES
 
 KEYED = document()
@@ -109,3 +110,21 @@ def test_pages_load_nothing_and_run_nothing() -> None:
     made = docs_page(KEYED, kinds())
     assert "<script" not in made and " src=" not in made and "style=" not in made and "url(" not in made
     assert "unsafe" not in POLICY and POLICY.startswith("default-src 'none'")
+
+
+def test_a_pair_is_shown_with_both_of_its_kinds_and_a_member_with_its_purpose() -> None:
+    pair = {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "integer"}], "items": False}
+    of = KEYED | {"components": KEYED["components"] | {"schemas": KEYED["components"]["schemas"] | {
+        "Pair": {"type": "object", "properties": {"both": pair, "told": {"type": "string", "description": "what for"}}}
+    }}}  # fmt: skip
+    made = docs_page(of, kinds())
+    assert "array of integer and integer" in made and "not here" not in made
+    assert "string<br>what for" in made
+
+
+def test_what_a_driver_says_of_an_address_is_not_told_to_clients() -> None:
+    error = StoreUnavailable('PostgreSQL can\'t be reached: connection to server at "10.1.2.3" failed for user "app"')
+    detail = json.loads(problem_of(error, "r-1").body)["detail"]
+    assert detail == "PostgreSQL can't be reached: the server's log has the reason under the request id"
+    ours = StoreUnavailable("all 10 connections are in use: try again in a moment")
+    assert json.loads(problem_of(ours, "r-1").body)["detail"] == str(ours)
