@@ -206,7 +206,8 @@ def suggestion(name: str, names: Mapping[str, object]) -> str:
     """What was meant by a name that does not exist, as the end of a sentence."""
     import difflib
 
-    near = difflib.get_close_matches(name, names, n=1)
+    field = name.lower().removeprefix("headway_")
+    near = [field] if field in names else difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else "; `headway config` lists them"
 
 

@@ -71,7 +71,7 @@ _ORIGIN: Final = r"\*|https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?"
 
 def _number(field: str, low: int, high: int, purpose: str, *, unit: str = "") -> Variable:
     rule = f"{unit + ', ' if unit else ''}a whole number from {low} to {high}"
-    return Variable(field, _whole(low, high), rule, purpose)
+    return Variable(field, _whole(low, high), rule, f"{purpose}, in {unit}" if unit else purpose)
 
 
 VARIABLES: Final[dict[str, Variable]] = {

@@ -84,7 +84,11 @@ def prepare(
     ready.job_id = job_id
     ready.type = kind = event.type
     if type(kind) is not str or kind not in EVENT_TYPES:
-        raise InvalidEvent("type", kind, "an event type of version 1, for example step.progressed", "unknown_type")
+        import difflib
+
+        near = difflib.get_close_matches(kind[:50], EVENT_TYPES, 1) if isinstance(kind, str) else []
+        example = near[0] if near else "step.progressed"
+        raise InvalidEvent("type", kind, f"an event type of version 1, for example {example}", "unknown_type")
     step = event.step
     if step is not None:
         check_step(step)

@@ -200,7 +200,7 @@ def get(path: str, **parameters: Any) -> Request:
 
 def segment(job_id: str) -> str:
     """A job's id as one segment of a path. Raises `Misuse` for what would be another path."""
-    if job_id in ("", ".", ".."):
+    if not isinstance(job_id, str) or job_id in ("", ".", ".."):
         raise Misuse(f"job_id: {job_id!r} is no job's id")
     return quote(job_id, safe=":@")
 

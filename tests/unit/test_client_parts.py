@@ -88,6 +88,12 @@ def test_a_job_id_stays_one_segment_of_the_path(job_id: str) -> None:
     assert not set(target) & set("?# \r\n")
 
 
+@pytest.mark.parametrize("job_id", [None, 7, b"job", ""])
+def test_what_is_no_jobs_id_is_refused_before_it_is_sent(job_id: Any) -> None:
+    with pytest.raises(Misuse, match="is no job's id"):
+        calls.job(job_id)
+
+
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(Misuse, match="zone"):
         calls.job("a", at=datetime(2026, 1, 1))

@@ -112,7 +112,7 @@ def test_the_file_headway_toml_of_the_working_folder_is_read(config: Config, mon
     ("text", "told"),
     [
         ("pool_sise = 3", "there is no setting 'pool_sise'; did you mean 'pool_size'?"),
-        ("HEADWAY_LOG = 'x'", "there is no setting 'HEADWAY_LOG'"),
+        ("HEADWAY_LOG = 'x'", "there is no setting 'HEADWAY_LOG'; did you mean 'log'?"),
         ("config = 'other.toml'", "there is no setting 'config'"),
         ("[server]\nport = 1", "there is no setting 'server'"),
         ("port = true", "port: a whole number from 0 to 65535; given 'true'"),
