@@ -139,6 +139,8 @@ class HttpProtocol(HttpToolsProtocol):
     # -- as a stream sees it ----------------------------------------------------------------------------------------
 
     def abort(self) -> None:
+        if self.cycle is not None and not self.pipeline:
+            self.cycle.disconnected = True  # else uvicorn logs an answer without an end as the application's fault
         self.transport.abort()
 
     def on_lost(self, callback: Callable[[], object] | None) -> None:

@@ -17,6 +17,8 @@ from api import protocol
 from tests.support.http import Server, serving
 from tests.support.raw_http import PATIENCE, Wire, wire
 from tests.support.sessions import wait_until
+from tests.support.sse_client import stream
+from tests.support.streams import subscribers
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
@@ -352,3 +354,15 @@ def test_two_keys_in_one_request_are_none(server: Server) -> None:
 
 def test_a_stream_has_no_head(server: Server) -> None:
     assert httpx.head(f"{server.url}/v1/stream").status_code == 405
+
+
+def test_a_reader_that_is_cut_is_no_fault_of_the_application(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with stream(server.port, "/v1/stream?after=now") as reading:
+        reading.until("caught_up")
+        (one,) = subscribers(server)
+        task = server.services.streams.wheel._task
+        assert task is not None
+        task.get_loop().call_soon_threadsafe(one.cut)
+        wait_until(lambda: not subscribers(server), "the stream is over")
+        assert (reading.whole(), reading.ended_well) == (b"", False)
+    assert "ASGI" not in caplog.text
