@@ -111,7 +111,7 @@ class App:
             if variable is not None:
                 exchange.job_id = check_job_id(variable)
                 if not who.sees(variable) and not (exchange.grant is not None and exchange.grant.expired):
-                    raise NotFound(f"there is no job {variable!r}")
+                    raise NotFound(who.says_absent(variable))
         raw = RAW.get((route.method, route.path))
         if raw is not None:
             await raw(self.services, exchange)

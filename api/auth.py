@@ -46,6 +46,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """Whether this job exists for it."""
         return job_id.startswith(self.prefix) and (self.jobs is None or job_id in self.jobs)
 
+    def says_absent(self, job_id: str) -> str:
+        """What its holder is told of a job that does not exist for it, whether others see it or not."""
+        outside = f": this key's jobs begin with {self.prefix!r}" if not job_id.startswith(self.prefix) else ""
+        return f"there is no job {job_id!r}{outside}"
+
 
 class StreamGrant(msgspec.Struct, frozen=True, kw_only=True):
     """What a request for a stream may see, and until when. `exchange.grant` of every route with `stream=True`.

@@ -135,7 +135,7 @@ class Reader:
                 raise InvalidEvent("job_id", None, "the job of the event", "required")
             job_id = check_job_id(given["job_id"])
             if not self._who.sees(job_id):
-                raise NotFound(f"there is no job {job_id!r}")
+                raise NotFound(self._who.says_absent(job_id))
         actor = given.get("actor")
         if actor is None:
             actor = self._who.key_id

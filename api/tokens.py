@@ -74,7 +74,7 @@ class StreamTokens:
             for job_id in jobs:
                 check_job_id(job_id)
                 if not who.sees(job_id):
-                    raise NotFound(f"there is no job {job_id!r}")
+                    raise NotFound(who.says_absent(job_id))
         if prefix:
             check_job_id(prefix, "prefix")
         if prefix and not prefix.startswith(who.prefix):

@@ -130,7 +130,7 @@ def test_the_actor_is_the_key_unless_the_key_may_act_as_others() -> None:
 
 def test_a_job_that_the_key_does_not_see_is_not_there() -> None:
     narrow = Principal(key_id="k", log="default", log_id=1, scopes=frozenset(Scope), prefix="ci:")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="this key's jobs begin with 'ci:'"):
         Reader(narrow, None).read_json(b'{"job_id":"deploy:1","type":"job.started"}')
 
 
