@@ -66,7 +66,7 @@ def test_every_question_gets_what_a_look_at_each_event_would_give(
         assert [event for page in stream(store, wanted, order=NEWEST) for event in page] == expected[::-1], given
         after, before = sorted((rng.randrange(401), rng.randrange(1, 401)))
         between = [event for event in expected if after < event.position < before]
-        assert find(store, wanted, after=after, before=before, limit=1_000).events == between, given
+        assert find(store, wanted, after=after, before=before, limit=1_000, budget=60).events == between, given
         assert [event for page in stream(store, wanted, after=after, before=before) for event in page] == between
     assert hits > 300
 
@@ -108,7 +108,7 @@ def test_another_log_is_not_looked_at(store: EventStore, shared_database: str) -
     other.create_log()
     insert(shared_database, other.log, 2, 80)
     for wanted in (EVERYTHING, audit_filter(prefix="b"), audit_filter(job="build:1"), audit_filter(applied=False)):
-        page = find(store, wanted, limit=1_000)
+        page = find(store, wanted, limit=1_000, budget=60)
         assert page.events == [event for event in store.read_log() if passes(event, wanted, {})]
         assert page.scanned_to == 50
 
@@ -116,15 +116,15 @@ def test_another_log_is_not_looked_at(store: EventStore, shared_database: str) -
 def test_a_request_looks_at_a_bounded_piece_and_says_how_far_it_got(store: EventStore, shared_database: str) -> None:
     insert(shared_database, store.log, 1, 300)
     nothing = audit_filter(text="nowhere to be found")
-    page = find(store, nothing, scan=100)
+    page = find(store, nothing, scan=100, budget=60)
     assert (page.events, page.scanned_to, page.complete) == ([], 100, False)
-    page = find(store, nothing, after=page.cursor, scan=150)
+    page = find(store, nothing, after=page.cursor, scan=150, budget=60)
     assert (page.scanned_to, page.complete) == (250, False)
-    page = find(store, nothing, after=page.cursor, scan=150)
+    page = find(store, nothing, after=page.cursor, scan=150, budget=60)
     assert (page.scanned_to, page.complete) == (300, True)
-    page = find(store, nothing, order=NEWEST, scan=100)
+    page = find(store, nothing, order=NEWEST, scan=100, budget=60)
     assert (page.events, page.scanned_to, page.complete) == ([], 201, False)
-    page = find(store, nothing, order=NEWEST, before=page.cursor)
+    page = find(store, nothing, order=NEWEST, before=page.cursor, budget=60)
     assert (page.scanned_to, page.complete) == (1, True)
 
 
@@ -147,17 +147,17 @@ def test_out_of_time_a_request_ends_after_its_first_piece(store: EventStore, sha
 def test_a_full_page_ends_at_its_last_event(store: EventStore, shared_database: str) -> None:
     insert(shared_database, store.log, 3, 200)
     rejected = [event.position for event in store.read_log() if not event.applied]
-    page = find(store, audit_filter(applied=False), limit=5)
+    page = find(store, audit_filter(applied=False), limit=5, budget=60)
     assert positions(page.events) == rejected[:5]
     assert page.scanned_to == rejected[4]
-    page = find(store, audit_filter(applied=False), limit=5, order=NEWEST)
+    page = find(store, audit_filter(applied=False), limit=5, order=NEWEST, budget=60)
     assert positions(page.events) == rejected[:-6:-1]
     assert page.scanned_to == rejected[-5]
 
 
 def test_an_empty_log_is_complete_at_once(store: EventStore) -> None:
     for order in Order:
-        page = find(store, audit_filter(job="b", text="x"), order=order)
+        page = find(store, audit_filter(job="b", text="x"), order=order, budget=60)
         assert (page.events, page.scanned_to, page.complete) == ([], 0, True)
     assert list(stream(store)) == []
 
@@ -200,7 +200,7 @@ def test_text_is_looked_for_in_what_was_written_and_not_in_how_it_is_stored(
     store: EventStore, report: Report, needle: str, text: str, hit: bool
 ) -> None:
     report("b", "step.started", "s", message=text)
-    assert bool(find(store, audit_filter(text=needle)).events) is hit
+    assert bool(find(store, audit_filter(text=needle), budget=60).events) is hit
 
 
 def test_text_is_found_in_messages_reasons_titles_labels_and_whole_errors(store: EventStore, report: Report) -> None:
@@ -213,7 +213,7 @@ def test_text_is_found_in_messages_reasons_titles_labels_and_whole_errors(store:
     counted = len(store.read_log())
     report("zebra", "step.started", "zebra", worker="zebra")
     report("b", "step.progressed", "s", percent=6, metadata={"zebra": "zebra"}, zebra=1)
-    page = find(store, audit_filter(text="zebra"))
+    page = find(store, audit_filter(text="zebra"), budget=60)
     assert positions(page.events) == list(range(1, counted + 1))
 
 
@@ -225,7 +225,7 @@ def test_a_prefix_means_the_beginning_of_the_id_under_any_collation(own: EventSt
     events = own.read_log()
 
     def found(prefix: str) -> list[int]:
-        return positions(find(own, audit_filter(prefix=prefix), limit=1_000).events)
+        return positions(find(own, audit_filter(prefix=prefix), limit=1_000, budget=60).events)
 
     expected = {
         prefix: [event.position for event in events if event.job_id.startswith(prefix)]
@@ -251,9 +251,9 @@ def test_of_few_jobs_only_the_part_of_the_log_is_looked_at_in_which_they_lived(
         report(f"few:{number}", "job.started")
     for number in range(100):
         report("after", "job.noted", level="info", message=str(number))
-    page = find(store, audit_filter(prefix="few"), scan=1)
+    page = find(store, audit_filter(prefix="few"), scan=1, budget=60)
     assert positions(page.events) == [FEW + 21]
-    assert find(store, audit_filter(prefix="fewer"), scan=1).complete
+    assert find(store, audit_filter(prefix="fewer"), scan=1, budget=60).complete
     assert find(store, audit_filter(prefix="many", types="job.noted"), scan=10).scanned_to == 10
 
 

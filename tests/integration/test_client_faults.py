@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -243,7 +244,8 @@ def test_an_outage_is_waited_for_unless_patience_is_limited(caplog: pytest.LogCa
     with script(b"", busy, reply(502), rest) as played, headway.Client(played.url) as client:
         assert next(client.follow()).cursor == cursor(1)
         client.close()
-    assert [record.levelname for record in caplog.records if record.name == "headway.client"] == ["WARNING"]
+    told = [record for record in caplog.records if record.name == "headway.client"]
+    assert len([record for record in told if record.levelno >= logging.WARNING]) == 1
     with script(busy) as played, headway.Client(played.url) as client, pytest.raises(Unreachable):
         next(client.follow(give_up_after=0))
 
