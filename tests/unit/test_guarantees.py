@@ -11,8 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 INVARIANTS = {f"I{n}" for n in range(1, 10)}
-INPUTS = {"I1", "I2", "I3", "I4", "I5", "I8", "I9", "I14", "I17", "I20"}
-FAULTS = {f"C{n}" for n in range(1, 9)} | {"P1", "P2", "P7", "P8", "P13", "R1", "R2", "R3", "R4", "R5", "R9", "R14"}
+INPUTS = {f"I{n}" for n in range(1, 24)}
+FAULTS = (
+    {f"C{n}" for n in range(1, 9)}
+    | {f"S{n}" for n in range(1, 10)}
+    | {f"A{n}" for n in range(1, 7)}
+    | {"I24", "A16", "P1", "P2", "P7", "P8", "P13", "R1", "R2", "R3", "R4", "R5", "R9", "R14"}
+)
 
 
 def promises() -> list[tuple[str, set[str], str, list[str]]]:
