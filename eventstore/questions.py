@@ -62,10 +62,15 @@ class Questions:
 
     async def once(self, call: Callable[[], R], *, patience: float = PATIENCE) -> R | None:
         """The answer, or None if there is none within `patience` seconds."""
+        began: list[bool] = []
         try:
             with anyio.fail_after(patience):
-                answer = await self._run(call)
-        except (EventStoreError, psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+                answer = await self._run(call, began)
+        except TimeoutError as error:
+            if began:  # else it waited for the others here, which says nothing of PostgreSQL
+                self._lost(error)
+            return None
+        except (EventStoreError, psycopg.OperationalError, psycopg.InterfaceError) as error:
             self._lost(error)
             return None
         self._back()
@@ -96,9 +101,12 @@ class Questions:
             raise StoreUnavailable(f"PostgreSQL was away for {give_up_after:g} s")
         return left
 
-    async def _run(self, call: Callable[[], R]) -> R:
-        """Run it in a thread. Cancelled, it waits a moment for the answer, so that the connection goes back whole."""
-        loop, over, began = asyncio.get_running_loop(), asyncio.Event(), []
+    async def _run(self, call: Callable[[], R], began: list[bool] | None = None) -> R:
+        """Run it in a thread. Cancelled, it waits a moment for the answer, so that the connection goes back whole.
+
+        `began` holds something as soon as a thread was free for it.
+        """
+        loop, over, began = asyncio.get_running_loop(), asyncio.Event(), [] if began is None else began
 
         def run() -> R:
             began.append(True)
