@@ -12,6 +12,7 @@ import msgspec
 from api.auth import Scope
 from api.openapi.curl import curl_line
 from api.openapi.events import Schema, event_schemas, ref
+from api.openapi.frames import stream_event
 from api.openapi.operations import NDJSON, OPERATIONS, TAGS, Answer, Operation
 from api.openapi.problems import ANYWHERE, KEYED, ProblemKind, kinds, problem_schema
 from api.parameters import JOB_ID, MOST, Parameter
@@ -83,6 +84,7 @@ def _components(*, keyless: bool, token_ttl: int) -> dict[str, Any]:
     standing = ref("JobStanding")
     made["AppendedToJob"]["properties"]["job"] = {"anyOf": [standing, {"type": "null"}]}
     made["AppendedToMany"]["properties"]["jobs"] = {"type": "array", "items": standing}
+    made["StreamEvent"] = stream_event(made["WireEvent"])
     found: dict[str, Any] = {"schemas": {**made, **event_schemas(), "Problem": problem_schema()}}
     if not keyless:
         found["securitySchemes"] = {
@@ -243,7 +245,9 @@ def _answer(status: int, answer: Answer) -> dict[str, Any]:
             name: {"description": about, "schema": {"type": "string"}} for name, about in answer.headers.items()
         }
     if answer.content and status != 304:
-        found["content"] = {kind: {"schema": schema} for kind, schema in answer.content.items()}
+        shown = {title: {"summary": title, "value": body} for title, body in answer.shown.items()}
+        more = {"examples": shown} if shown else {}
+        found["content"] = {kind: {"schema": schema, **more} for kind, schema in answer.content.items()}
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from api.openapi.events import Schema, ref
+from api.openapi.frames import ABOUT, FRAMES
 from api.parameters import CURSOR, Parameter
 from api.routes.history import JOB_PARAMETERS as JOB_HISTORY
 from api.routes.history import LOG_PARAMETERS as LOG_HISTORY
@@ -34,11 +35,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that is no problem: its content by media type, and its headers."""
+    """An answer that is no problem: its content by media type, and its headers. `shown`: examples by what they show."""
 
     purpose: str
     content: dict[str, Schema] = {}
     headers: dict[str, str] = {}
+    shown: dict[str, str] = {}
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,9 +140,9 @@ _EVENTS: Final = {
 }
 _STREAM: Final = {
     200: Answer(
-        purpose="Frames as they come: `id` on data frames only; `snapshot`, `caught_up`, `gap`, `reauth` and `end`"
-        " are control frames",
-        content={"text/event-stream": TEXT},
+        purpose=ABOUT,
+        content={"text/event-stream": {"type": "string", "description": "Frames; `data` as `StreamEvent`"}},
+        shown=FRAMES,
     ),
     204: Answer(purpose="The job has ended and you have it all: don't come back"),
 }
@@ -246,14 +248,16 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/v1/jobs/{job}/stream"): Operation(
         id="streamJob", tag="streams", summary="Follow a job",
         purpose="A snapshot first, then each event that counts, until the job has ended. After a break the id of the"
-        " last frame continues exactly there. Where it starts: `Last-Event-ID`, else `after`, else `last_event_id`.",
+        " last frame continues exactly there. Where it starts: `Last-Event-ID`, else `after`, else `last_event_id`."
+        " Each frame names with `prev` the one before it, so a reader sees when one is missing.",
         parameters=JOB_STREAM, headers=(_LAST_EVENT_ID,), answers=_STREAM, problems=(400, 404, 422, 429),
         examples=(Example(title="Until it ends", status=200, job="build:9"),
                   Example(title="As it happens", status=200, endless=True)),
     ),
     ("GET", "/v1/stream"): Operation(
         id="streamLog", tag="streams", summary="Follow many jobs, or the log",
-        purpose="Many jobs on one connection. Without `jobs` and a start: from the beginning of the log.",
+        purpose="Many jobs on one connection: these `jobs`, each with its snapshot first, or all whose id begins with"
+        " `prefix`. Without `jobs` and a start: from the beginning of the log. It has no `end`: jobs end, the log goes on.",
         parameters=LOG_STREAM, headers=(_LAST_EVENT_ID,), answers=_STREAM, problems=(400, 429),
         examples=(
             Example(title="Two jobs from now on", status=200, query="jobs=build:7,build:8&after=now", endless=True),

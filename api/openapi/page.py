@@ -144,6 +144,10 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
         )
         rows.append([f"<b>{status}</b>", _marked(answer["description"]), content])
     parts.append(_table(("Answer", "Meaning", "Content"), rows))
+    for answer in operation["responses"].values():
+        for content in answer.get("content", {}).values():
+            for shown in content.get("examples", {}).values():
+                parts.append(f"<p class=label>{_marked(shown['summary'])}</p><pre>{escape(shown['value'])}</pre>")
     return "".join(parts) + "</section>"
 
 

@@ -16,6 +16,7 @@ from api.openapi.page import POLICY, docs_page, page, problem_page
 from api.openapi.problems import ProblemKind, kinds
 from api.problems import TABLE, problem_of
 from api.routes import ROUTES
+from api.streams.frames import Control
 from eventstore.errors import StoreUnavailable
 from projections.check import _REQUIRED, _RULES
 
@@ -128,3 +129,20 @@ def test_what_a_driver_says_of_an_address_is_not_told_to_clients() -> None:
     assert detail == "PostgreSQL can't be reached: the server's log has the reason under the request id"
     ours = StoreUnavailable("all 10 connections are in use: try again in a moment")
     assert json.loads(problem_of(ours, "r-1").body)["detail"] == str(ours)
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{job}/stream", "/v1/stream"])
+def test_a_streams_frames_are_shown_and_their_data_is_what_the_schema_says(path: str) -> None:
+    content = KEYED["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    bodies = "".join(example["value"] for example in content["examples"].values())
+    found = [
+        dict(line.split(": ", 1) for line in frame.splitlines()) for frame in bodies.split("\n\n") if frame != ": "
+    ]
+    names = {frame.get("event") for frame in found if frame}
+    assert names == {None, *(str(control) for control in Control)} and "retry: 2000\n" in bodies
+    (event,) = [frame for frame in found if "id" in frame]
+    validator = jsonschema_rs.validator_for(KEYED["components"]["schemas"]["StreamEvent"])
+    told = json.loads(event["data"])
+    validator.validate(told)
+    assert event["id"] == told["cursor"] and not validator.is_valid({k: v for k, v in told.items() if k != "prev"})
+    assert "event: caught_up" in docs_page(KEYED, kinds())
