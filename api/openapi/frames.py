@@ -65,8 +65,8 @@ ABOUT: Final = (
     " stream is closed. A comment (`:`) comes every 15 s where nothing else does; `retry` says in ms when to come back."
 )
 _PREV: Final = (
-    "The cursor of the frame before it on this stream (for the first: of the snapshot, or the one that was given). Where"
-    " it lies beyond the last one that you have, something was lost: open the stream again after yours."
+    "The cursor of the frame before it on this stream (for the first: of the snapshot, or the one that was given)."
+    " Where it lies beyond the last one that you have, something was lost: open the stream again after yours."
 )
 
 

@@ -257,7 +257,8 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/v1/stream"): Operation(
         id="streamLog", tag="streams", summary="Follow many jobs, or the log",
         purpose="Many jobs on one connection: these `jobs`, each with its snapshot first, or all whose id begins with"
-        " `prefix`. Without `jobs` and a start: from the beginning of the log. It has no `end`: jobs end, the log goes on.",
+        " `prefix`. Without `jobs` and a start: from the beginning of the log. It has no `end`: jobs end, the log"
+        " goes on.",
         parameters=LOG_STREAM, headers=(_LAST_EVENT_ID,), answers=_STREAM, problems=(400, 429),
         examples=(
             Example(title="Two jobs from now on", status=200, query="jobs=build:7,build:8&after=now", endless=True),

@@ -25,15 +25,16 @@ _TYPE: Final = r"([a-z][a-z0-9_]*[.])?([a-z][a-z0-9_]*|[*])"
 
 def _list(name: str, purpose: str, pattern: str, rule: str, example: str) -> Parameter:
     """Names with commas between them; may be repeated too."""
-    compiled = re.compile(pattern.removeprefix("^").removesuffix("$"), re.ASCII)
+    inner = pattern.removeprefix("^").removesuffix("$")
+    compiled = re.compile(inner, re.ASCII)
 
     def parse(given: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(given.split(",")))
+        names = given.split(",")
         if len(names) > MAX_NAMES or not all(compiled.fullmatch(one) for one in names):
             raise ValueError(f"{rule}, at most {MAX_NAMES}, with commas between them")
-        return names
+        return tuple(dict.fromkeys(names))
 
-    schema = {"type": "string", "minLength": 1}
+    schema = {"type": "string", "minLength": 1, "pattern": f"^{inner}(,{inner}){{0,{MAX_NAMES - 1}}}$"}
     return Parameter(name=name, purpose=purpose, parse=parse, schema=schema, many=True, example=example)
 
 
@@ -54,8 +55,20 @@ _COMMON: Final = (
     choice("mode", "all: every event; latest: what a slow screen has missed is left out", ("all", "latest"), "all"),
     choice("shape", "The shape of the frames", ("headway",), "headway"),
     switch("snapshot", "true: begin with a snapshot also where a cursor is given", default=False),
-    _list("types", "Only events of these types", f"^{_TYPE}$", "full names, or step.* and the like", "step.*"),
-    _list("steps", "Only events of these steps", f"^[^\x00-\x1f,]{{1,{MAX_STEP}}}$", "names of steps", "build"),
+    _list(
+        "types",
+        "Only events of these types, with commas between them",
+        f"^{_TYPE}$",
+        "full names, or step.* and the like",
+        "step.*",
+    ),
+    _list(
+        "steps",
+        "Only events of these steps, with commas between them",
+        f"^[^\\u0000-\\u001f,]{{1,{MAX_STEP}}}$",
+        "names of steps",
+        "build",
+    ),
     Parameter(
         name="token",
         purpose="A stream token, for clients that can't send a header",
@@ -69,10 +82,17 @@ JOB_PARAMETERS: Final = (
 )
 LOG_PARAMETERS: Final = (
     *_COMMON,
-    _list("jobs", "Only these jobs; without a cursor each one's snapshot comes first", JOB_ID, "full job ids", "a,b"),
+    _list(
+        "jobs",
+        f"Only these jobs: ids with commas between them, at most {MAX_EXACT} in all, and no `prefix` beside them;"
+        " without a cursor each one's snapshot comes first",
+        JOB_ID,
+        "full job ids",
+        "a,b",
+    ),
     Parameter(
         name="prefix",
-        purpose="Only jobs whose id begins with this",
+        purpose="Only jobs whose id begins with this; instead of `jobs`",
         parse=_prefix,
         schema={"type": "string", "pattern": PREFIX},
         example="build:",
@@ -120,6 +140,8 @@ def ask_for_log(exchange: Exchange, who: Principal) -> Asked:
     named = _flat(given["jobs"])
     if named is not None and len(named) > MAX_EXACT:
         raise MalformedRequest(f"jobs: at most {MAX_EXACT} on one stream; for more give a prefix", field="jobs")
+    if named is not None and given["prefix"]:
+        raise MalformedRequest("give jobs or prefix, not both: jobs names all that are shown", field="prefix")
     kind: Kind = "log" if named is None else "jobs"
     seen = _visible(who, named, given["prefix"] or "")
     start, text = _start(exchange)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.streams.asked import LOG_PARAMETERS
 from tests.support.http import Server, serving
 from tests.support.sse_client import Frame, chained, stream
 
@@ -210,6 +212,23 @@ def test_what_is_no_stream_is_400(server: Server, job: str, query: str) -> None:
     report(server, job, progress("a", 1))
     answer = httpx.get(f"{server.url}/v1/jobs/{job}/stream?{query}")
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json"), answer.text
+
+
+def test_jobs_and_a_prefix_are_not_asked_for_together(server: Server, job: str) -> None:
+    for jobs, prefix in ((f"{job},other", "x"), (job, job[:3])):
+        answer = httpx.get(f"{server.url}/v1/stream?jobs={jobs}&prefix={prefix}")
+        assert (answer.status_code, answer.json()["field"]) == (400, "prefix"), answer.text
+    with stream(server.port, f"/v1/stream?jobs={job}&prefix=&after=now") as reading:
+        reading.until("caught_up")
+
+
+@pytest.mark.parametrize("count", [1, 100, 101])
+def test_the_document_says_how_many_jobs_a_stream_takes(server: Server, count: int) -> None:
+    jobs = ",".join(["j"] * (count - 1) + ["k"])
+    given = next(parameter for parameter in LOG_PARAMETERS if parameter.name == "jobs")
+    assert (re.fullmatch(given.schema["pattern"], jobs) is not None) == (count <= 100)
+    with stream(server.port, f"/v1/stream?jobs={jobs}&after=now") as reading:
+        assert reading.status == (200 if count <= 100 else 400)
 
 
 def test_a_cursor_in_the_header_that_is_none_is_400(server: Server, job: str) -> None:

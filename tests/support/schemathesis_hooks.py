@@ -37,6 +37,7 @@ def breaks_a_pair(given: dict[str, Any]) -> bool:
         or (is_true(given.get("formulas")) and given.get("format") != "csv")
         or ("reason" in given and is_true(given.get("applied")))
         or ("since" in given and "until" in given)
+        or ("jobs" in given and "prefix" in given)
     )
 
 
