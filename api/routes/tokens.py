@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,6 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from api.problems import MalformedRequest
 from api.requests import Exchange
 from api.services import Services
+from eventstore.errors import shorten
 
 BODY: Final = 16 * 1024  # bytes
 
@@ -34,7 +36,36 @@ class StreamToken(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
 
 
-_decode: Final = msgspec.json.Decoder(TokenRequest).decode
+_decode: Final = msgspec.json.Decoder().decode
+_RULES: Final = {"jobs": "a list of job ids", "prefix": "a text", "ttl": "a whole number of seconds"}
+assert _RULES.keys() == set(TokenRequest.__struct_fields__)
+
+
+def _read(body: bytes) -> TokenRequest:
+    """What is asked for. Raises `MalformedRequest`, with the field."""
+    if not body.strip():
+        return TokenRequest()
+    try:
+        given = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"the body is no JSON: {error}") from None
+    if type(given) is not dict:
+        raise MalformedRequest("the body: give an object with jobs or prefix, and ttl; or no body")
+    for name, value in given.items():
+        if name not in _RULES:
+            near = difflib.get_close_matches(name[:50], _RULES, 1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise MalformedRequest(
+                f"{shorten(name)}: there is no such field. {hint}A request for a token has: {', '.join(_RULES)}",
+                field=name[:100],
+                known=sorted(_RULES),
+            )
+        try:
+            msgspec.convert({name: value}, TokenRequest)
+        except msgspec.ValidationError:
+            shown, rule = str(shorten(value)), _RULES[name]
+            raise MalformedRequest(f"{name}: give {rule}; given {shown}", field=name, given=shown, rule=rule) from None
+    return msgspec.convert(given, TokenRequest)
 
 
 @post("/v1/stream-tokens", status_code=201, summary="A short-lived token for streams in a browser")
@@ -42,13 +73,7 @@ async def create(request: Request[None, None, State]) -> StreamToken:
     """A token that opens and reopens streams until it expires, for EventSource, which can't send a key."""
     services: Services = request.app.state["services"]
     exchange: Exchange = request.scope["headway"]  # type: ignore[typeddict-item]
-    body = await exchange.body(BODY)
-    try:
-        wanted = _decode(body) if body.strip() else TokenRequest()
-    except msgspec.ValidationError as error:
-        raise MalformedRequest(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise MalformedRequest(f"the body is no JSON: {error}") from None
+    wanted = _read(await exchange.body(BODY))
     if wanted.jobs is not None and wanted.prefix:
         raise MalformedRequest("give jobs or prefix, not both", field="prefix")
     exchange.extra.append((b"cache-control", b"no-store"))
