@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from litestar import Litestar
@@ -119,6 +120,13 @@ class App:
             scope = {**exchange.scope, "method": "GET"} if head else exchange.scope
             await self._litestar(scope, exchange.receive, exchange.send)  # type: ignore[arg-type]
 
+    def _shows_token(self, exchange: Exchange, authorization: str | None) -> bool:
+        """Whether a request for something else than a stream comes with a text of the form of a stream token."""
+        if authorization is None and not self.services.keys.keyless:
+            with suppress(MalformedRequest):  # who has no key hears of that first
+                authorization = f"Bearer {exchange.parameter('token') or ''}"
+        return authorization is not None and token_in(authorization) is not None
+
     async def _authenticate(self, exchange: Exchange, route: Route) -> Principal:
         """Who asks: by a key in the header; on streams by a token, there or in the address. Raises `Unauthorized`."""
         if b"hw" in exchange.scope["query_string"] and has_key(exchange.scope["query_string"]):
@@ -131,6 +139,8 @@ class App:
             if token is not None:
                 exchange.grant = await self.services.tokens.read(token)
                 return exchange.grant.principal
+        elif self._shows_token(exchange, authorization):
+            raise Unauthorized("a stream token opens streams only: for this route send a key")
         who = await self.services.keys.authenticate(authorization)
         if who.key_id is None and not is_near(exchange.header(b"host") or ""):
             raise Forbidden(

@@ -286,8 +286,15 @@ def test_a_page_gets_a_token_and_opens_its_jobs_stream_and_no_other(served: tupl
 def test_a_token_is_good_for_streams_only(served: tuple[Server, str], path: str) -> None:
     server, key = served
     token = ask(server, key).json()["token"]
-    assert httpx.get(server.url + path, params={"token": token}).status_code == 401
-    assert httpx.get(server.url + path, headers=bearer(token)).status_code == 401
+    asked = httpx.get(server.url + path, params={"token": token})
+    assert asked.status_code == 401
+    assert "opens streams only" in asked.json()["detail"]
+    assert httpx.get(f"{server.url}{path}?token={token}&token={token}").status_code == 401
+    forged = token[:-5] + "abcde"
+    refused, same = (httpx.get(server.url + path, headers=bearer(each)) for each in (token, forged))
+    assert (refused.status_code, same.status_code) == (401, 401)
+    assert "opens streams only" in refused.json()["detail"]
+    assert refused.json()["detail"] == same.json()["detail"], "whether the token is good is not told"
     answer = httpx.post(server.url + "/v1/jobs/a/events", params={"token": token}, json={"type": "job.started"})
     assert answer.status_code == 401
     assert httpx.post(server.url + "/v1/stream-tokens", params={"token": token}).status_code == 401
@@ -317,6 +324,28 @@ BAD_BODIES: list[Any] = [
 def test_a_request_for_a_token_that_breaks_a_rule_is_refused(served: tuple[Server, str], body: Any) -> None:
     server, key = served
     assert ask(server, key, body).status_code in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "told"),
+    [
+        ({"jobs": "a"}, "jobs", "jobs: give a list of job ids; given 'a'"),
+        ({"jobs": ["a", 1]}, "jobs", "jobs: give a list of job ids"),
+        ({"prefix": 7}, "prefix", "prefix: give a text; given 7"),
+        ({"ttl": "60"}, "ttl", "ttl: give a whole number of seconds"),
+        ({"job": ["a"]}, "job", "'job': there is no such field. Did you mean jobs? "),
+        ({"jobs": ["a"], "prefix": "a"}, "prefix", "give jobs or prefix, not both"),
+        ([], None, "the body: give an object"),
+    ],
+)
+def test_a_refused_request_for_a_token_names_its_field(
+    served: tuple[Server, str], body: Any, field: str | None, told: str
+) -> None:
+    server, key = served
+    problem = ask(server, key, body).json()
+    assert (problem["status"], problem.get("field")) == (400, field)
+    assert problem["detail"].startswith(told)
+    assert "$." not in problem["detail"]
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b'{"ttl": 1e999}', b"[" * 5_000, b" " * 20_000])
