@@ -56,6 +56,8 @@ class Address:
         if key is not None and token is not None:
             raise Misuse("give a key or a token, not both")
         self.url = url.rstrip("/")
+        if self.url.endswith("/v1"):
+            raise Misuse("url: leave out /v1 at its end, the client adds it")
         self.get_token = token if callable(token) else None
         self._secret = None if key is None else checked(key, "key")
         if token is not None and not callable(token):

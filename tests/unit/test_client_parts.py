@@ -193,6 +193,13 @@ def test_a_call_is_not_tried_beyond_its_time() -> None:
     assert Tries(1000).pause(slow) >= 60
 
 
+@pytest.mark.parametrize("url", ["http://x/v1", "http://x:8000/base/v1//"])
+@pytest.mark.parametrize("kind", [headway.Client, headway.AsyncClient])
+def test_an_address_with_the_version_of_the_api_is_refused_with_what_to_do(kind: Any, url: str) -> None:
+    with pytest.raises(Misuse, match="leave out /v1"):
+        kind(url)
+
+
 @pytest.mark.parametrize(
     "url",
     ["", "localhost:8000", "ftp://x", "http://", "http://me:pw@x", "http://x/?a=1", "http://x/#a"],
