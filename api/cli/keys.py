@@ -67,9 +67,11 @@ def create(
     wanted = [Scope(scope) for scope in scopes] or list(key_table.DEFAULT_SCOPES)
     with session.store() as store, store.database.session() as conn:
         key = key_table.create(conn, store.log_id(), scopes=wanted, name=name, prefix=prefix, lasts=lasts)
-        log = store.log
+        (row,) = [made for made in key_table.list_keys(conn) if made.id == key.split("_")[1]]
     if as_json:
-        print_json({"id": key.split("_")[1], "key": key, "log": log, "scopes": sorted(set(wanted)), "prefix": prefix})
+        told = as_fields(row)
+        names = ("log", "name", "scopes", "prefix", "expires_at")
+        print_json({"id": row.id, "key": key, **{name: told[name] for name in names}})
         return
     click.echo(key)
     click.echo("this is the only time that it is shown", err=True)

@@ -38,16 +38,30 @@ def test_a_key_is_printed_once_and_only_its_digest_is_kept(cli_of_its_own: Cli, 
 
 
 def test_keys_of_programs_come_as_json(cli_of_its_own: Cli) -> None:
-    args = ("--scope", "audit", "--scope", "read", "--prefix", "build:", "--expires", "90d", "--json")
+    args = (
+        "--scope",
+        "audit",
+        "--scope",
+        "read",
+        "--prefix",
+        "build:",
+        "--expires",
+        "90d",
+        "--name",
+        "nightly",
+        "--json",
+    )
     made = cli_of_its_own("keys", "create", *args).json
     assert made == {
         "id": made["key"].split("_")[1], "key": made["key"], "log": "default", "scopes": ["audit", "read"],
-        "prefix": "build:",
+        "prefix": "build:", "name": "nightly", "expires_at": made["expires_at"],
     }  # fmt: skip
     (listed,) = cli_of_its_own("keys", "list", "--json").json
+    assert made["expires_at"] == listed["expires_at"]
     assert (listed["scopes"], listed["prefix"], listed["revoked_at"]) == (["audit", "read"], "build:", None)
     assert listed["expires_at"] > listed["created_at"]
     assert "sha256" not in listed
+    assert cli_of_its_own("keys", "create", "--json").json["expires_at"] is None
 
 
 def test_a_revoked_key_stays_revoked_since_the_first_time(cli_of_its_own: Cli) -> None:
