@@ -10,6 +10,7 @@ import errno
 import gc
 import ipaddress
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -139,7 +140,9 @@ def config_of(app: App, settings: Settings, edge: Edge) -> uvicorn.Config:
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise CantListen(f"TLS with {settings.tls_cert} and {settings.tls_key}: {error.strerror or error}") from None
+        pair = (settings.tls_cert, settings.tls_key)
+        unread = [path for path in pair if not isinstance(error, ssl.SSLError) and not os.access(path, os.R_OK)]
+        raise CantListen(f"TLS with {' and '.join(unread or pair)}: {error.strerror or error}") from None
     return config
 
 

@@ -64,6 +64,11 @@ def serve(
     if "log_format" not in changed and "log_format" not in session.origins and not sys.stderr.isatty():
         changed["log_format"] = "json"
     session.change(**changed)
+    if bool(session.settings.tls_cert) != bool(session.settings.tls_key):
+        raise click.UsageError(
+            "TLS needs both, a certificate and its key:"
+            " --tls-cert and --tls-key, or HEADWAY_TLS_CERT and HEADWAY_TLS_KEY"
+        )
     log_to_stderr(session.settings, level=logging.INFO)
     for name in unknown_variables():
         logger.warning("%s is set and means nothing to this version%s", name, suggestion(name, VARIABLES))

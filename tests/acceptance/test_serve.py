@@ -323,9 +323,12 @@ def test_a_certificate_that_does_not_fit_is_told(database_url: str, key: str, tm
         issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
         issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
     wrong = (
-        ("a.pem", "b.key", "TLS with"), ("a.pem", "none.key", "No such file"), ("a.pem", "", "TLS needs both"),
+        ("a.pem", "b.key", f"TLS with {tmp_path / 'a.pem'} and {tmp_path / 'b.key'}: ", 1),
+        ("a.pem", "none.key", f"TLS with {tmp_path / 'none.key'}: No such file", 1),
+        ("none.pem", "a.key", f"TLS with {tmp_path / 'none.pem'}: No such file", 1),
+        ("a.pem", "", "TLS needs both", 2),
     )  # fmt: skip
-    for cert, private, told in wrong:
+    for cert, private, told, code in wrong:
         environ = os.environ | {
             "DATABASE_URL": database_url, "HEADWAY_TLS_CERT": str(tmp_path / cert),
             "HEADWAY_TLS_KEY": str(tmp_path / private) if private else "",
@@ -333,7 +336,7 @@ def test_a_certificate_that_does_not_fit_is_told(database_url: str, key: str, tm
         said = subprocess.run(
             [HEADWAY, "serve", "--port", "0"], env=environ, capture_output=True, text=True, timeout=60, check=False
         )
-        assert said.returncode == 1
+        assert said.returncode == code
         assert told in said.stderr
         assert "Traceback" not in said.stderr
 
