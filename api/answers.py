@@ -24,11 +24,22 @@ REVALIDATE: Final = "private, no-cache"
 Asked = Request[None, None, State]
 
 
-def asked(request: Asked) -> tuple[Exchange, Tenant]:
-    """What a Litestar route works with."""
+def services_of(request: Asked) -> Services:
+    """What a Litestar route of this process works with."""
     services: Services = request.app.state["services"]
+    return services
+
+
+def exchange_of(request: Asked) -> Exchange:
+    """The request that a Litestar route answers."""
     exchange: Exchange = request.scope["headway"]  # type: ignore[typeddict-item]
-    return exchange, services.tenant(exchange.principal)
+    return exchange
+
+
+def asked(request: Asked) -> tuple[Exchange, Tenant]:
+    """The request, and the log of who sent it."""
+    exchange = exchange_of(request)
+    return exchange, services_of(request).tenant(exchange.principal)
 
 
 def packs(exchange: Exchange) -> bool:
@@ -95,26 +106,26 @@ class Body:
         found = {"cache-control": cache, "etag": self.tag, "vary": "accept, accept-encoding, authorization"}
         if self.link is not None:
             found["link"] = self.link
-        if self.packed:
-            found["content-encoding"] = "gzip"
         return found
+
+    def reply(self, exchange: Exchange, cache: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and content: 200 with the body, or 304 without it for who has it already."""
+        headers = self.headers(cache)
+        if is_known(exchange, self.tag):
+            return 304, headers, b""
+        if self.packed:
+            headers["content-encoding"] = "gzip"
+        return 200, headers, self.content
 
 
 def answer(exchange: Exchange, body: Body, *, cache: str = REVALIDATE, kind: str = JSON) -> Response[bytes]:
-    """200 with the body, or 304 without it for who has it already."""
-    headers = body.headers(cache)
-    if is_known(exchange, body.tag):
-        headers.pop("content-encoding", None)
-        return Response(b"", status_code=304, headers=headers, media_type=kind)
-    return Response(body.content, headers=headers, media_type=kind)
+    """`Body.reply` for Litestar routes."""
+    status, headers, content = body.reply(exchange, cache)
+    return Response(content, status_code=status, headers=headers, media_type=kind)
 
 
 async def respond(exchange: Exchange, body: Body, *, cache: str = REVALIDATE) -> None:
-    """`answer` for ASGI routes."""
-    headers = body.headers(cache)
-    status, content = 200, body.content
-    if is_known(exchange, body.tag):
-        headers.pop("content-encoding", None)
-        status, content = 304, b""
+    """`Body.reply` for ASGI routes."""
+    status, headers, content = body.reply(exchange, cache)
     pairs = [(name.encode(), value.encode()) for name, value in (("content-type", JSON), *headers.items())]
     await exchange.respond(status, content, pairs)

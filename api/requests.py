@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-import msgspec
 
 from api.auth import Principal, StreamGrant
 from api.problems import MalformedRequest, TooLarge, Unauthorized, problem_of
@@ -27,7 +26,6 @@ MAX_PARAMETERS: Final = 100
 ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]*)?")
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class ClientGone(Exception):
@@ -197,11 +195,6 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": body})
         finally:
             connection.release()
-
-    async def respond_json(self, status: int, value: Any) -> None:
-        """A value (or encoded bytes) as JSON."""
-        body = value if type(value) is bytes else _encode(value)
-        await self.respond(status, body, [(b"content-type", b"application/json"), (b"cache-control", b"no-store")])
 
     async def refuse(self, error: Exception) -> None:
         """The problem document of an error."""

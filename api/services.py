@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 import anyio
@@ -158,7 +157,3 @@ class Services:
             of_log = who.log_id if self.walls else None
             tenant = self._tenants[key] = Tenant(self.store.for_log(who.log), self.reads, of_log)
         return tenant
-
-    async def read(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """See `Reads.run`."""
-        return await self.reads.run(partial(function, *args, **kwargs))

@@ -10,14 +10,13 @@ import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from api.answers import JSON, Asked, Body, answer, packs
+from api.answers import JSON, Asked, Body, answer, exchange_of, packs, services_of
 from api.openapi import document
 from api.openapi.page import POLICY, docs_page, index_page, problem_page
 from api.openapi.problems import kinds
 from api.parameters import read
 from api.problems import NotAcceptable, NotFound
 from api.requests import Exchange
-from api.services import Services
 from eventstore.errors import shorten
 
 HTML: Final = "text/html"
@@ -27,14 +26,14 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def _exchange(request: Asked) -> Exchange:
-    exchange: Exchange = request.scope["headway"]  # type: ignore[typeddict-item]
+    exchange = exchange_of(request)
     read(exchange, ())
     return exchange
 
 
 def _about(request: Asked) -> dict[str, Any]:
     """What the document depends on."""
-    services: Services = request.app.state["services"]
+    services = services_of(request)
     return {"keyless": services.keys.keyless, "token_ttl": services.settings.token_ttl}
 
 

@@ -7,12 +7,11 @@ from typing import Any
 from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from api.answers import exchange_of
 from api.problems import MalformedRequest, problem_of
-from api.requests import Exchange
 
 
 def to_response(request: Any, error: Exception) -> Response[bytes]:
-    exchange: Exchange = request.scope["headway"]
     if isinstance(error, ValidationException):
         extra: Any = error.extra
         first = extra[0] if isinstance(extra, list) and extra else {}
@@ -20,6 +19,6 @@ def to_response(request: Any, error: Exception) -> Response[bytes]:
         error = MalformedRequest(f"{field}: {message}", field=field)
     elif isinstance(error, HTTPException) and error.status_code == 400:
         error = MalformedRequest(error.detail)
-    problem = problem_of(error, exchange.request_id)
+    problem = problem_of(error, exchange_of(request).request_id)
     headers = dict(problem.headers)
     return Response(problem.body, status_code=problem.status, media_type=headers.pop("content-type"), headers=headers)

@@ -13,7 +13,7 @@ import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from api.answers import NO_STORE, Asked, Body, answer, asked, packs
+from api.answers import NO_STORE, Asked, Body, answer, asked, packs, services_of
 from api.parameters import Parameter, choice, matching, place_or_moment, read, switch, text, whole, words
 from api.problems import MalformedRequest, NotFound
 from api.requests import Exchange
@@ -94,7 +94,7 @@ async def show(request: Asked) -> Response[bytes]:
             raise MalformedRequest("min_version: it is about now, leave it out beside at", field="min_version")
         body = await tenant.reads.run(_past, tenant.store, job_id, at, given["occurred"], pack)
         return answer(exchange, body)
-    services: Services = request.app.state["services"]
+    services = services_of(request)
     cached = await services.snapshots.read(tenant, exchange.principal.log_id, job_id, least)
     found = None if cached is None else await _from_cache(services, tenant, cached, pack)
     return answer(exchange, found or await _present(services, tenant, job_id, least or 0, pack))

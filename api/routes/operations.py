@@ -8,8 +8,7 @@ import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from api.answers import JSON, NO_STORE, Asked
-from api.services import Services
+from api.answers import JSON, NO_STORE, Asked, services_of
 from api.telemetry import CONTENT_TYPE
 
 
@@ -22,8 +21,7 @@ async def healthz() -> Response[bytes]:
 @get("/readyz")
 async def readyz(request: Asked) -> Response[bytes]:
     """Readiness: 200 if requests may be sent here, else 503; each check by name. Answers within about a second."""
-    services: Services = request.app.state["services"]
-    found = await services.probe.look()
+    found = await services_of(request).probe.look()
     ready = found.status == "ready"
     headers = {"cache-control": NO_STORE} | ({} if ready else {"retry-after": "2"})
     return Response(msgspec.json.encode(found), status_code=200 if ready else 503, media_type=JSON, headers=headers)
@@ -32,8 +30,9 @@ async def readyz(request: Asked) -> Response[bytes]:
 @get("/metrics")
 async def metrics(request: Asked) -> Response[bytes]:
     """Metrics in Prometheus' text format; needs the scope admin."""
-    services: Services = request.app.state["services"]
-    return Response(services.metrics.exposition(), media_type=CONTENT_TYPE, headers={"cache-control": NO_STORE})
+    return Response(
+        services_of(request).metrics.exposition(), media_type=CONTENT_TYPE, headers={"cache-control": NO_STORE}
+    )
 
 
 HANDLERS: Final[list[HTTPRouteHandler]] = [healthz, readyz, metrics]

@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
-from litestar import Request, post
-from litestar.datastructures import State
+from litestar import post
 from litestar.handlers import HTTPRouteHandler
 
+from api.answers import Asked, exchange_of, services_of
 from api.problems import MalformedRequest
-from api.requests import Exchange
-from api.services import Services
 from eventstore.errors import shorten
 
 BODY: Final = 16 * 1024  # bytes
@@ -69,15 +67,16 @@ def _read(body: bytes) -> TokenRequest:
 
 
 @post("/v1/stream-tokens", status_code=201, summary="A short-lived token for streams in a browser")
-async def create(request: Request[None, None, State]) -> StreamToken:
+async def create(request: Asked) -> StreamToken:
     """A token that opens and reopens streams until it expires, for EventSource, which can't send a key."""
-    services: Services = request.app.state["services"]
-    exchange: Exchange = request.scope["headway"]  # type: ignore[typeddict-item]
+    exchange = exchange_of(request)
     wanted = _read(await exchange.body(BODY))
     if wanted.jobs is not None and wanted.prefix:
         raise MalformedRequest("give jobs or prefix, not both", field="prefix")
     exchange.extra.append((b"cache-control", b"no-store"))
-    token, end = await services.tokens.mint(exchange.principal, jobs=wanted.jobs, prefix=wanted.prefix, ttl=wanted.ttl)
+    token, end = await services_of(request).tokens.mint(
+        exchange.principal, jobs=wanted.jobs, prefix=wanted.prefix, ttl=wanted.ttl
+    )
     return StreamToken(token=token, expires_at=datetime.fromtimestamp(end, tz=UTC))
 
 
