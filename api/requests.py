@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-
 from api.auth import Principal, StreamGrant
 from api.problems import MalformedRequest, TooLarge, Unauthorized, problem_of
 from api.protocol import CONNECTION, Connection
