@@ -43,16 +43,23 @@ if TYPE_CHECKING:
 AWAY: Final = (1.0, 5.0)  # seconds after which clients of a server that stops come back
 
 
+class _OfLog:
+    """What the streams of one tenant's log share."""
+
+    def __init__(self, tenant: Tenant, redis_url: str | None) -> None:
+        self.hub: Hub | None = None
+        self.pictures: Gathered[Picture] = Gathered(partial(_read_pictures, tenant))
+        self.statuses: Gathered[JobStatus] = Gathered(partial(_read_statuses, tenant))
+        self.heads: Gathered[Cursor] = Gathered(partial(_read_head, tenant))
+        self.recaps = Recaps(tenant.store, redis_url)
+
+
 class Streams:
     """All streams of one process. Nothing runs before the first client comes, and nothing after the last has left."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._hubs: dict[int, Hub] = {}
-        self._pictures: dict[int, Gathered[Picture]] = {}
-        self._statuses: dict[int, Gathered[JobStatus]] = {}
-        self._heads: dict[int, Gathered[Cursor]] = {}
-        self._recaps: dict[int, Recaps] = {}
+        self._logs: dict[int, _OfLog] = {}
         self.subscribers: set[Subscriber] = set()
         self.wheel = Wheel()
         self._stop: asyncio.Task[None] | None = None
@@ -70,26 +77,20 @@ class Streams:
 
     def hub(self, tenant: Tenant) -> Hub:
         """The hub of a tenant's log; `hold` it before use."""
-        hub = self._hubs.get(id(tenant))
-        if hub is None or hub.closed:
-            hub = self._hubs[id(tenant)] = Hub(tenant.store, self._services.redis_url)
+        log = self._of(tenant)
+        if log.hub is None or log.hub.closed:
+            log.hub = Hub(tenant.store, self._services.redis_url)
         if self._stop is None:
             self._stop = asyncio.get_running_loop().create_task(self._until_stopped())
-        return hub
+        return log.hub
 
     def recaps(self, tenant: Tenant) -> Recaps:
         """The first pages of catch-ups of a tenant's log."""
-        found = self._recaps.get(id(tenant))
-        if found is None:
-            found = self._recaps[id(tenant)] = Recaps(tenant.store, self.redis_url)
-        return found
+        return self._of(tenant).recaps
 
     async def picture(self, tenant: Tenant, job_id: str) -> Picture | None:
         """A job's snapshot as a frame, as it is now; None if the log has no such job."""
-        gathered = self._pictures.get(id(tenant))
-        if gathered is None:
-            gathered = self._pictures[id(tenant)] = Gathered(partial(_read_pictures, tenant))
-        return await gathered.get(job_id)
+        return await self._of(tenant).pictures.get(job_id)
 
     async def pictures(self, tenant: Tenant, job_ids: Sequence[str]) -> list[Picture]:
         """The snapshots of those of the jobs that the log has, all of one moment."""
@@ -98,20 +99,20 @@ class Streams:
 
     async def head(self, tenant: Tenant) -> Cursor:
         """The end of the log, now; a hub may be a moment behind it."""
-        gathered = self._heads.get(id(tenant))
-        if gathered is None:
-            gathered = self._heads[id(tenant)] = Gathered(partial(_read_head, tenant))
-        found = await gathered.get("head")
+        found = await self._of(tenant).heads.get("head")
         assert found is not None
         return found
 
     async def status(self, tenant: Tenant, job_id: str, known: int) -> JobStatus:
         """A job's status, no older than position `known` of the log, as far as the log reaches there."""
-        gathered = self._statuses.get(id(tenant))
-        if gathered is None:
-            gathered = self._statuses[id(tenant)] = Gathered(partial(_read_statuses, tenant))
-        found = await gathered.get(job_id, good=lambda status: status.head >= known)
+        found = await self._of(tenant).statuses.get(job_id, good=lambda status: status.head >= known)
         assert found is not None
+        return found
+
+    def _of(self, tenant: Tenant) -> _OfLog:
+        found = self._logs.get(id(tenant))
+        if found is None:
+            found = self._logs[id(tenant)] = _OfLog(tenant, self.redis_url)
         return found
 
     async def _until_stopped(self) -> None:
@@ -119,9 +120,10 @@ class Streams:
         await self._services.stopping.wait()
         for subscriber in tuple(self.subscribers):
             subscriber.finish("stopping", frames.some_time(*AWAY))
-        for hub in self._hubs.values():
-            hub.linger = 0.0
-            hub.stop()
+        for log in self._logs.values():
+            if log.hub is not None:
+                log.hub.linger = 0.0
+                log.hub.stop()
 
 
 async def _read_pictures(tenant: Tenant, job_ids: Sequence[str]) -> dict[str, Picture]:

@@ -167,7 +167,7 @@ def test_a_page_that_others_asked_for_before_an_event_was_acknowledged_is_read_a
         assert reading.wait(20)
         (third,) = store.append("a", [noted()])
         two = pool.submit(Stream, server.port, path, {"Last-Event-ID": first.cursor})
-        (recaps,) = server.services.streams._recaps.values()
+        (recaps,) = (log.recaps for log in server.services.streams._logs.values())
         wait_until(lambda: [page.readers for page in recaps._pages.values()] == [2], "both wait for one page")
         held.set()
         for late in (one.result(), two.result()):

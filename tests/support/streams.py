@@ -44,7 +44,8 @@ def subscribers(server: Server) -> list[Subscriber]:
 
 def hub(server: Server) -> Hub:
     """The hub of a server over one log."""
-    (found,) = (hub for hub in server.services.streams._hubs.values() if not hub.closed)
+    hubs = [log.hub for log in server.services.streams._logs.values() if log.hub is not None]
+    (found,) = (hub for hub in hubs if not hub.closed)
     return found
 
 
